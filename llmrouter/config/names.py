@@ -1,0 +1,113 @@
+"""Names in router.toml: what they may hold, and which model a name leads to.
+
+A model whose name has `*` in it is a pattern; `*` stands for any run of characters, also none, and
+may stand anywhere, more than once. An exact name wins, then an alias, then the longest pattern, and
+of two as long the one that stands first in the file. Names are compared letter for letter, so two
+that differ only by case are refused unless they lead to the same model.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from llmrouter.config.problems import Key
+from llmrouter.config.schema import Model, Settings
+
+_TABLE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MODEL_NAME = re.compile(r"[A-Za-z0-9._:/@+~,=*-]{1,256}")
+_TABLE_RULE = "use letters, digits and . _ - only, at most 64 of them"
+_MODEL_RULE = (
+    "use letters, digits and . _ : / @ + ~ , = - only, at most 256 of them, "
+    "and * for any run of characters in a pattern"
+)
+
+
+def is_pattern(name: str) -> bool:
+    """Whether `name` stands for many names."""
+    return "*" in name
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether `name` is, or is covered by, `pattern`."""
+    parts = map(re.escape, pattern.split("*"))
+    return re.fullmatch(".*".join(parts), name, re.DOTALL) is not None
+
+
+def aliases(models: Mapping[str, Model]) -> dict[str, str]:
+    """The model of each alias."""
+    return {alias: name for name, model in models.items() for alias in model.aliases}
+
+
+def find_model(models: Mapping[str, Model], name: str) -> str | None:
+    """The key in `models` of the model that `name` leads to; None if nothing serves it."""
+    if name in models and not is_pattern(name):
+        return name
+    if (model := aliases(models).get(name)) is not None:
+        return model
+    covering = [pattern for pattern in models if is_pattern(pattern) and matches(pattern, name)]
+    return max(covering, key=len, default=None)
+
+
+def name_findings(settings: Settings) -> Iterator[tuple[Key, str]]:
+    """Names that hold something they may not, and names that clash."""
+    yield from _bad_names("upstreams", settings.upstreams)
+    yield from _bad_names("orgs", settings.orgs)
+    for org, value in settings.orgs.items():
+        yield from _bad_names("orgs", value.teams, org, "teams")
+    yield from _bad_names("auth", settings.auth.oidc, "oidc")
+    for name, model in settings.models.items():
+        if problem := _model_problem(name):
+            yield ("models", name), problem
+        yield from _alias_findings(name, model, settings.models)
+    yield from _case_findings(settings.models)
+
+
+def _bad_names(top: str, names: Iterable[str], *tables: str) -> Iterator[tuple[Key, str]]:
+    lower: dict[str, str] = {}
+    for name in names:
+        key = (top, *tables, name)
+        first = lower.setdefault(name.lower(), name)
+        if not _TABLE_NAME.fullmatch(name):
+            yield key, f"is not a name; {_TABLE_RULE}"
+        elif first != name:
+            yield key, f"differs from '{first}' only by case, so people mix them up; rename one"
+
+
+def _model_problem(name: str) -> str:
+    if not _MODEL_NAME.fullmatch(name):
+        return f"is not a model name; {_MODEL_RULE}"
+    return "has ** in it, which means the same as *; write one" if "**" in name else ""
+
+
+def _alias_findings(
+    name: str, model: Model, models: Mapping[str, Model]
+) -> Iterator[tuple[Key, str]]:
+    if model.aliases and is_pattern(name):
+        yield ("models", name, "aliases"), "a pattern has no aliases; add the names to the pattern"
+        return
+    owners = {alias: owner for owner, other in models.items() for alias in other.aliases[::-1]}
+    for index, alias in enumerate(model.aliases):
+        key = ("models", name, "aliases", index)
+        if not _MODEL_NAME.fullmatch(alias):
+            yield key, f"{alias!r} is not a model name; {_MODEL_RULE}"
+        elif is_pattern(alias):
+            yield key, f"'{alias}' is a pattern; give it a table of its own: [models.\"{alias}\"]"
+        elif alias in models:
+            yield key, f"'{alias}' is already the name of a model; rename or remove the alias"
+        elif alias in model.aliases[:index]:
+            yield key, f"'{alias}' stands twice in this list; keep one"
+        elif owners[alias] != name:
+            yield key, f"'{alias}' is also an alias of the model '{owners[alias]}'; keep one"
+
+
+def _case_findings(models: Mapping[str, Model]) -> Iterator[tuple[Key, str]]:
+    """Names that differ only by case and lead to different models."""
+    first: dict[str, tuple[str, str]] = {}
+    for name, model in models.items():
+        keys: dict[str, Key] = {name: ("models", name)}
+        keys |= {
+            alias: ("models", name, "aliases", index) for index, alias in enumerate(model.aliases)
+        }
+        for text, key in keys.items():
+            other, owner = first.setdefault(text.lower(), (text, name))
+            if other != text and owner != name:
+                yield key, f"'{text}' differs from '{other}' only by case; rename one"

@@ -1,0 +1,45 @@
+"""The values of one call: what was asked, and what it used."""
+
+import enum
+
+import msgspec
+
+
+class Operation(enum.Enum):
+    """What a path asks for; the value is the operation's name in journals and logs."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"
+    RESPONSE = "response"
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The model request inside an exchange, read from its body; the body itself stays bytes."""
+
+    operation: Operation
+    model: str
+    """The name the caller asked for."""
+    stream: bool
+    wants_usage: bool
+    """The caller asked for the usage event of a stream, so it is passed on and not taken out."""
+    body: bytes
+    """The request body as it came."""
+    members: dict[str, msgspec.Raw]
+    """The top-level members of `body`, undecoded, in order; no name occurs twice in `body`."""
+    compact: bool
+    """`body` equals the compact encoding of `members`, so encoding them is an exact splice."""
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What an upstream says a call used: tokens, and money where it reports any.
+
+    `prompt_tokens` includes `cached_tokens`; `output_tokens` includes `reasoning_tokens`.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_nano_usd: int | None = None
+    """The cost the upstream itself reported, where it does."""

@@ -1,0 +1,449 @@
+"""One downstream connection: an asyncio Protocol, and a task that serves its exchanges in order.
+
+Theory of operation. The reader (`reader`) turns bytes into requests; for each the application makes
+an exchange when the head is complete, and may already know the answer then (no key, no such path):
+such an exchange clears `request.wants_body` and is served without waiting for its body. Exchanges
+are served strictly in the order in which they came, one at a time; while one is served, at most one
+read's worth of pipelined bytes waits behind it, then reading pauses.
+
+A response is either given whole (`respond`) or streamed (`begin`, `send`, `finish`); head and first
+bytes leave in one write. A stream that cannot be finished is `cut`: the last chunk is missing (or
+the connection is reset), so no client can take it for complete.
+
+Half-close: a client that ends its sending side still gets its answer. Whether it is still there at
+all shows only when something is written to it, so while nothing is, an interim response
+(102, RFC 9110, 15.2) is sent every second: a vanished client answers it with a reset.
+"""
+
+import asyncio
+import enum
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, cast
+
+from llmrouter.http1.deadlines import NEVER
+from llmrouter.http1.errors import MessageError
+from llmrouter.http1.reader import RequestReader
+from llmrouter.http1.request import Request
+
+if TYPE_CHECKING:
+    from llmrouter.http1.server import Server
+
+WRITE_BUFFER_BYTES = 65_536
+"""High-water mark: what a slow reader may make us hold before its upstream is paused."""
+LINGER_S = 5.0
+"""How long a refused body is read and dropped, so that the answer is not lost in a reset."""
+LINGER_BYTES = 64 * 1024 * 1024
+PROBE_EVERY_S = 1.0
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_PROBE = b"HTTP/1.1 102 Processing\r\n\r\n"
+_CLOSE = b"connection: close\r\n\r\n"
+_KEEP_ALIVE_10 = b"connection: keep-alive\r\n\r\n"
+
+
+class Exchange(Protocol):
+    """What the application makes of a request."""
+
+    async def serve(self) -> None:
+        """Answer through the connection; cancelled when the client is gone."""
+
+
+class _Waiting(enum.Enum):
+    """What a connection that serves nothing waits for; each has a time-out of its own."""
+
+    REQUEST = "idle_s"
+    HEAD = "head_s"
+    BODY = "body_s"
+
+
+class ServerConnection(asyncio.Protocol):
+    """Reads requests, serves them in order, writes responses."""
+
+    __slots__ = (
+        "_chunked",
+        "_dropped_bytes",
+        "_exchange",
+        "_half_closed",
+        "_head",
+        "_lingering",
+        "_loop",
+        "_on_writable",
+        "_probe",
+        "_read_paused",
+        "_reader",
+        "_ready",
+        "_request",
+        "_responded",
+        "_server",
+        "_task",
+        "_transport",
+        "_waiter",
+        "_waiting",
+        "_writable",
+        "deadline",
+    )
+
+    def __init__(self, server: "Server") -> None:
+        # for the process
+        self._server = server
+        self._loop = server.loop
+        # for the connection
+        self._transport: asyncio.Transport | None = None
+        self._reader = RequestReader(self, server.settings)
+        self._ready: deque[tuple[Request, Exchange]] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._writable = True
+        self._read_paused = False
+        self._half_closed = False
+        self._lingering = False
+        self._dropped_bytes = 0
+        self._waiting: _Waiting | None = None
+        self._probe: asyncio.TimerHandle | None = None
+        self.deadline = NEVER
+        # for the exchange being read or served
+        self._exchange: Exchange | None = None
+        self._request: Request | None = None
+        self._head: bytes | None = None
+        self._chunked = False
+        self._responded = False
+        self._on_writable: Callable[[bool], None] | None = None
+
+    def __repr__(self) -> str:
+        if self._transport is None:
+            state = "CLOSED"
+        elif self._lingering:
+            state = "LINGERING"
+        elif self._request is not None:
+            state = "SERVING"
+        else:
+            state = "READING" if self._reader.is_mid_request() else "IDLE"
+        return f"<ServerConnection {state}>"
+
+    # ---- asyncio calls these ------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Accepted."""
+        transport = cast("asyncio.Transport", transport)
+        if not self._server.admits(transport):
+            self._lingering = True
+            return
+        self._transport = transport
+        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        self._wait_for(_Waiting.HEAD)
+        self._server.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        if self._lingering:
+            self._drop(len(data))
+            return
+        try:
+            self._reader.feed(data)
+        except MessageError as error:
+            self._refuse(error)
+            return
+        if self._request is not None:
+            if self._ready or self._reader.is_mid_request():
+                self._pause_reading()
+        elif not self._ready:
+            self._wait_for_next()
+
+    def eof_received(self) -> bool:
+        """The client will send no more; it may still be reading."""
+        if self._lingering or (self._request is None and not self._ready):
+            return False
+        self._half_closed = True
+        self._probe = self._loop.call_later(PROBE_EVERY_S, self._send_probe)
+        return True
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """The connection is gone, whoever ended it."""
+        self._transport = None
+        self.deadline = NEVER
+        self._server.lost(self)
+        if self._probe is not None:
+            self._probe.cancel()
+        if self._request is not None:
+            assert self._task is not None
+            self._task.cancel()
+        elif self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        self._set_writable(False)
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than we write."""
+        if not self._lingering:
+            self.deadline = self._loop.time() + self._server.settings.idle_s
+        self._set_writable(False)
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        if not self._lingering:
+            self.deadline = NEVER
+        self._set_writable(True)
+
+    # ---- the reader and the sweep call these ----------------------------------------------
+
+    def request_head(self, request: Request) -> None:
+        """Ask the application what it makes of this request."""
+        exchange = self._server.application.open(self, request)
+        if not request.wants_body:
+            self._enqueue(request, exchange)
+            return
+        self._exchange = exchange
+        if self._request is None and not self._ready:
+            self._invite_body(request)
+
+    def request_complete(self, request: Request) -> None:
+        """Serve it when its turn comes; a refused one already waits for it."""
+        exchange = self._exchange
+        if request.wants_body and exchange is not None:
+            self._exchange = None
+            self._enqueue(request, exchange)
+
+    def expired(self, now: float) -> None:
+        """A deadline passed: of a head, a body, an idle connection, a reader that stalled."""
+        self.deadline = now + LINGER_S
+        if self._lingering or self._request is not None:
+            self.abort()
+        elif self._waiting is _Waiting.BODY:
+            self._refuse(MessageError(408, "the request's body did not arrive in time"))
+        elif self._reader.is_mid_request():
+            self._refuse(MessageError(408, "the request's head did not arrive in time"))
+        elif self._transport is not None:
+            self._transport.close()
+
+    # ---- the application calls these --------------------------------------------------------
+
+    def reject(self, request: Request, error: MessageError) -> None:
+        """Answer a request that cannot be served at all."""
+        self.respond(*self._server.application.reject(request, error))
+
+    def is_open(self) -> bool:
+        """Something can still be written."""
+        return self._transport is not None
+
+    def respond(self, head: bytes, body: bytes) -> None:
+        """Send a whole response: `head` is status line and headers, each line CRLF-ended."""
+        request = self._request
+        assert request is not None
+        assert not self._responded
+        self._responded = True
+        if self._transport is None:
+            return
+        framing = b"content-length: %d\r\n%b" % (len(body), self._connection_header(request))
+        if request.method == b"HEAD":
+            body = b""
+        self._transport.write(head + framing + body)
+
+    def begin(self, head: bytes) -> None:
+        """Start a streamed response; its head leaves with the first bytes."""
+        request = self._request
+        assert request is not None
+        assert self._head is None
+        assert not self._responded
+        self._chunked = request.minor_version == 1
+        if self._chunked:
+            self._head = head + b"transfer-encoding: chunked\r\n" + self._connection_header(request)
+        else:
+            request.keep_alive = False
+            self._head = head + _CLOSE
+
+    def send(self, data: bytes) -> None:
+        """Pass on bytes of a streamed response; never waits (see `on_writable`)."""
+        if self._transport is None:
+            return
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._head:
+            data = self._head + data
+            self._head = b""
+        self._transport.write(data)
+
+    def finish(self) -> None:
+        """End a streamed response as complete."""
+        assert self._head is not None
+        assert not self._responded
+        self._responded = True
+        last = self._head + (b"0\r\n\r\n" if self._chunked else b"")
+        if self._transport is not None and last:
+            self._transport.write(last)
+
+    def cut(self) -> None:
+        """End a streamed response as visibly incomplete: what was sent arrives, no end does."""
+        self._responded = True
+        if self._chunked:
+            self._close()
+        else:
+            # Without chunks a close would look like the end; only a reset does not.
+            self.abort()
+
+    def abort(self) -> None:
+        """Drop the connection at once, with whatever is unsent."""
+        self._responded = self._lingering = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def on_writable(self, listener: Callable[[bool], None] | None) -> None:
+        """Tell `listener` when the client stops (False) or resumes (True) taking bytes."""
+        self._on_writable = listener
+        if listener is not None and not self._writable:
+            listener(False)
+
+    def drain(self) -> None:
+        """Close now if idle, else after the exchange that is being read or served."""
+        idle = self._request is None and not self._ready and not self._reader.is_mid_request()
+        if idle and self._transport is not None:
+            self._transport.close()
+
+    # ---- inside -------------------------------------------------------------------------
+
+    def _enqueue(self, request: Request, exchange: Exchange) -> None:
+        self._ready.append((request, exchange))
+        if self._task is None:
+            self._task = self._server.spawn(self._run(), name="downstream connection")
+        elif self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _run(self) -> None:
+        """Serve exchange after exchange until the connection ends."""
+        while self._transport is not None and not self._lingering:
+            if not self._ready:
+                self._waiter = self._loop.create_future()
+                await self._waiter
+                continue
+            request, exchange = self._ready.popleft()
+            self._request = request
+            self._waiting = None
+            self.deadline = NEVER
+            self._responded = False
+            self._head = None
+            await exchange.serve()
+            self._end_exchange(request)
+
+    def _end_exchange(self, request: Request) -> None:
+        self._request = None
+        self._on_writable = None
+        if self._transport is None or self._lingering:
+            return
+        if not self._responded:
+            self.abort()
+        elif not request.complete:
+            self._linger()
+        elif not request.keep_alive or self._is_last():
+            self._close()
+        else:
+            self._next_exchange()
+
+    def _is_last(self) -> bool:
+        """Nothing more will be served here: the client has ended, or we drain and nothing waits."""
+        if self._ready:
+            return False
+        return self._half_closed or (self._server.draining and not self._reader.is_mid_request())
+
+    def _next_exchange(self) -> None:
+        if self._ready:
+            return
+        self._resume_reading()
+        if (unfinished := self._reader.unfinished()) is not None and self._exchange is not None:
+            self._invite_body(unfinished)
+        self._wait_for_next()
+
+    def _wait_for_next(self) -> None:
+        """Arm the time-out of what comes next: the rest of a body or a head, or a request."""
+        if self._reader.is_reading_body():
+            self._wait_for(_Waiting.BODY)
+        elif self._reader.is_reading_head():
+            self._wait_for(_Waiting.HEAD)
+        elif self._waiting is not _Waiting.HEAD:
+            self._wait_for(_Waiting.REQUEST)
+
+    def _wait_for(self, waiting: _Waiting) -> None:
+        if waiting is self._waiting:
+            return  # a byte now and then does not buy more time
+        self._waiting = waiting
+        timeout_s: float = getattr(self._server.settings, waiting.value)
+        self.deadline = self._loop.time() + timeout_s
+
+    def _invite_body(self, request: Request) -> None:
+        if request.expects_continue and request.body_bytes == 0 and self._transport is not None:
+            self._transport.write(_CONTINUE)
+
+    def _connection_header(self, request: Request) -> bytes:
+        """The connection header, where one is needed, and the empty line that ends every head."""
+        if not request.complete or not request.keep_alive or self._server.draining:
+            request.keep_alive = False
+            return _CLOSE
+        return b"\r\n" if request.minor_version == 1 else _KEEP_ALIVE_10
+
+    def _refuse(self, error: MessageError) -> None:
+        """Answer a broken request, once those before it are answered, and end the connection."""
+        self._reader.ended = True
+        request = self._reader.unfinished() or Request(b"")
+        request.keep_alive = False
+        self._exchange = None
+        if request.wants_body:  # else it is refused already
+            self._enqueue(request, _Refused(self, request, error))
+
+    def _linger(self) -> None:
+        """Send what is unsent, then read on a while, so that the answer is not lost in a reset."""
+        transport = self._transport
+        assert transport is not None
+        if self._half_closed or not transport.can_write_eof():
+            self._close()
+            return
+        self._lingering = True
+        self._ready.clear()
+        self.deadline = self._loop.time() + LINGER_S
+        transport.write_eof()
+        self._resume_reading()
+
+    def _close(self) -> None:
+        """Send what is unsent, then close; the deadline bounds how long that may take."""
+        self._lingering = True
+        self._ready.clear()
+        self.deadline = self._loop.time() + self._server.settings.idle_s
+        if self._transport is not None:
+            self._transport.close()
+
+    def _drop(self, count: int) -> None:
+        self._dropped_bytes += count
+        if self._dropped_bytes > LINGER_BYTES:
+            self.abort()
+
+    def _pause_reading(self) -> None:
+        if not self._read_paused and self._transport is not None:
+            self._read_paused = True
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._read_paused and self._transport is not None:
+            self._read_paused = False
+            self._transport.resume_reading()
+
+    def _set_writable(self, writable: bool) -> None:
+        self._writable = writable
+        if self._on_writable is not None:
+            self._on_writable(writable)
+
+    def _send_probe(self) -> None:
+        self._probe = None
+        if self._transport is None or self._request is None:
+            return
+        if self._head is None and self._request.minor_version == 1:
+            self._transport.write(_PROBE)
+        self._probe = self._loop.call_later(PROBE_EVERY_S, self._send_probe)
+
+
+class _Refused:
+    """The exchange of a request that is no proper request."""
+
+    def __init__(self, connection: ServerConnection, request: Request, error: MessageError) -> None:
+        self._connection = connection
+        self._request = request
+        self._error = error
+
+    async def serve(self) -> None:
+        """Say what was wrong with it."""
+        self._connection.reject(self._request, self._error)

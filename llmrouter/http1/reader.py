@@ -1,0 +1,268 @@
+"""Requests out of bytes: llhttp's strict mode, and what else a proxy must refuse. No I/O.
+
+Theory of operation. `feed` takes bytes as they come; the receiver hears of a request twice: when
+its head is complete (`request_head`, where it may say that it does not want the body) and when its
+body is. Requests follow each other on one connection; after one that ends the connection, what
+follows is dropped unread, so bytes can never be taken for a request that the peer did not frame.
+
+llhttp refuses by itself: Content-Length beside Transfer-Encoding, duplicate or malformed lengths,
+obs-fold, bare LF and CR, NUL and other controls, white space before the colon, the HTTP/2 preface.
+Refused here: versions other than 1.0 and 1.1, a missing or repeated Host, any transfer coding but
+`chunked` (and that in HTTP/1.0), heads and bodies over their limits, and framing without end (chunk
+extensions), for which llhttp has no limit of its own.
+"""
+
+from typing import Protocol
+
+import httptools
+
+from llmrouter.http1.errors import MessageError
+from llmrouter.http1.request import Request
+
+FRAMING_BYTES_MAX = 4096
+"""Of a chunked body, bytes in a row that carry nothing: real chunk lines are under 20 bytes."""
+SLICE_BYTES = 2048
+"""Chunked bodies are fed in slices, so that framing without end is noticed within one read."""
+_HEAD_END = b"\r\n\r\n"
+
+
+class RequestLimits(Protocol):
+    """How large a request may be."""
+
+    @property
+    def head_bytes(self) -> int:
+        """Of request line and headers, without their punctuation."""
+
+    @property
+    def body_bytes(self) -> int:
+        """Of the body, its framing taken off."""
+
+
+class RequestReceiver(Protocol):
+    """Who hears of requests."""
+
+    def request_head(self, request: Request) -> None:
+        """The head is complete; clear `request.wants_body` to have the body dropped."""
+
+    def request_complete(self, request: Request) -> None:
+        """The body is complete too."""
+
+
+class RequestReader:
+    """The reading half of one downstream connection."""
+
+    __slots__ = (
+        "_barren_bytes",
+        "_chunked",
+        "_completed",
+        "_error",
+        "_head_bytes",
+        "_head_bytes_fed",
+        "_in_head",
+        "_limits",
+        "_parser",
+        "_parts",
+        "_receiver",
+        "_request",
+        "ended",
+    )
+
+    def __init__(self, receiver: RequestReceiver, limits: RequestLimits) -> None:
+        # for the connection
+        self._receiver = receiver
+        self._limits = limits
+        self._parser = httptools.HttpRequestParser(self)
+        self._error: MessageError | None = None
+        self.ended = False
+        """A request has ended the connection: what follows is dropped."""
+        # for the request being read
+        self._request: Request | None = None
+        self._in_head = False
+        self._head_bytes = 0
+        self._head_bytes_fed = 0
+        self._chunked = False
+        self._parts = 0
+        self._barren_bytes = 0
+        # for the bytes being fed
+        self._completed = False
+
+    def is_reading_head(self) -> bool:
+        """Some bytes of a head have come, but not all."""
+        return self._in_head
+
+    def is_reading_body(self) -> bool:
+        """A head is complete and its body is not."""
+        return self._request is not None and not self._in_head
+
+    def is_mid_request(self) -> bool:
+        """A request has begun and is not complete."""
+        return self._in_head or self._request is not None
+
+    def unfinished(self) -> Request | None:
+        """The request that is being read, as far as it is known."""
+        return self._request
+
+    def feed(self, data: bytes) -> None:
+        """Read `data`; raises MessageError where the connection cannot go on."""
+        if len(data) <= SLICE_BYTES or not self._may_be_chunked(data):
+            self._feed(data)
+            return
+        view = memoryview(data)
+        while view:
+            self._feed(view[:SLICE_BYTES])
+            view = view[SLICE_BYTES:]
+
+    def _may_be_chunked(self, data: bytes) -> bool:
+        if self._in_head or self._request is not None:
+            return self._in_head or self._chunked
+        end = data.find(_HEAD_END)
+        return end < 0 or b"chunked" in data[:end].lower()
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        if self.ended:
+            return
+        parts = self._parts
+        self._completed = False
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self.ended = True
+        except httptools.HttpParserError as error:
+            if not self.ended:
+                raise self._error or _malformed(error) from error
+        if self._in_head:
+            self._bound_unfinished_head(len(data))
+        elif self._chunked:
+            self._bound_framing(len(data), barren=parts == self._parts)
+
+    def _bound_unfinished_head(self, fed: int) -> None:
+        # A field still unfinished is in no callback yet, so what was fed is counted besides.
+        if not self._completed:
+            self._head_bytes_fed += fed
+            if self._head_bytes_fed > self._limits.head_bytes:
+                raise _head_too_large(self._limits.head_bytes)
+
+    def _bound_framing(self, fed: int, *, barren: bool) -> None:
+        self._barren_bytes = self._barren_bytes + fed if barren else 0
+        if self._barren_bytes > FRAMING_BYTES_MAX:
+            raise MessageError(400, "chunk extensions or trailers are too long")
+
+    def _refuse(self, error: MessageError) -> MessageError:
+        self._error = error
+        return error
+
+    # httptools calls these while it is fed.
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        self._in_head = True
+        self._head_bytes = self._head_bytes_fed = 0
+
+    def on_url(self, url: bytes) -> None:
+        """The target is complete; the first thing that is known of a request."""
+        self._request = Request(url)
+        self._head_bytes = len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header of the head, or a trailer: trailers are dropped."""
+        request = self._request
+        assert request is not None
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > self._limits.head_bytes:
+            raise self._refuse(_head_too_large(self._limits.head_bytes))
+        if not self._in_head:
+            return
+        name = name.lower()
+        if name in request.headers:
+            value = request.headers[name] + b", " + value
+        request.headers[name] = value
+
+    def on_chunk_header(self) -> None:
+        """The size line of a chunk: a sign that the framing gets somewhere."""
+        self._parts += 1
+
+    def on_headers_complete(self) -> None:
+        """The head is complete: whatever makes a request unfit to be served is refused here."""
+        request = self._request
+        assert request is not None
+        request.method = self._parser.get_method()
+        self._check_version(request)
+        headers = request.headers
+        self._chunked = False
+        if (coding := headers.get(b"transfer-encoding")) is not None:
+            self._check_coding(request, coding)
+        elif int(headers.get(b"content-length", b"0")) > self._limits.body_bytes:
+            raise self._refuse(_body_too_large(self._limits.body_bytes))
+        request.keep_alive = self._parser.should_keep_alive()
+        if self._parser.should_upgrade():
+            self._refuse_upgrade_with_body(request)
+        if b"expect" in headers:
+            self._read_expectation(request)
+        self._in_head = False
+        self._receiver.request_head(request)
+
+    def on_body(self, piece: bytes) -> None:
+        """A piece of the body."""
+        request = self._request
+        assert request is not None
+        self._parts += 1
+        request.body_bytes += len(piece)
+        if request.body_bytes > self._limits.body_bytes:
+            raise self._refuse(_body_too_large(self._limits.body_bytes))
+        if request.wants_body:
+            request.pieces.append(piece)
+
+    def on_message_complete(self) -> None:
+        """The request is whole; the next byte begins another one, if the connection goes on."""
+        request = self._request
+        assert request is not None
+        self._completed = True
+        self._request = None
+        self._chunked = False
+        request.complete = True
+        if not request.keep_alive:
+            self.ended = True
+        self._receiver.request_complete(request)
+
+    def _check_version(self, request: Request) -> None:
+        version = self._parser.get_http_version()
+        if version == "1.0":
+            request.minor_version = 0
+        elif version != "1.1":
+            raise self._refuse(MessageError(400, f"HTTP/{version} is not served; use HTTP/1.1"))
+        host = request.headers.get(b"host")
+        if (host is None and request.minor_version == 1) or (host is not None and b"," in host):
+            raise self._refuse(MessageError(400, "exactly one host header is needed"))
+
+    def _check_coding(self, request: Request, coding: bytes) -> None:
+        if coding.lower() != b"chunked" or request.minor_version == 0:
+            reason = "the only transfer coding served is chunked, in HTTP/1.1"
+            raise self._refuse(MessageError(400, reason))
+        self._chunked = True
+
+    def _refuse_upgrade_with_body(self, request: Request) -> None:
+        # llhttp takes everything after such a head for the other protocol's bytes.
+        request.keep_alive = False
+        if self._chunked or request.headers.get(b"content-length", b"0") != b"0":
+            raise self._refuse(MessageError(400, "a request with a body cannot ask for an upgrade"))
+
+    def _read_expectation(self, request: Request) -> None:
+        if request.headers[b"expect"].lower() != b"100-continue":
+            raise self._refuse(MessageError(400, "the only expectation served is 100-continue"))
+        request.expects_continue = request.minor_version == 1
+
+
+def _malformed(error: httptools.HttpParserError) -> Exception:
+    """What llhttp found, in words; a callback's own failure is a bug of ours and stays one."""
+    if isinstance(error, httptools.HttpParserCallbackError):
+        return error
+    text = str(error)
+    return MessageError(400, "malformed request: " + (text[:1].lower() + text[1:]))
+
+
+def _head_too_large(limit: int) -> MessageError:
+    return MessageError(431, f"request line and headers are longer than {limit} bytes")
+
+
+def _body_too_large(limit: int) -> MessageError:
+    return MessageError(413, f"the body is longer than {limit} bytes")

@@ -1,0 +1,56 @@
+"""One downstream request, as the reader fills it and the application reads it."""
+
+
+class Request:
+    """One HTTP request: its head, then its body as it grows."""
+
+    __slots__ = (
+        "body_bytes",
+        "complete",
+        "expects_continue",
+        "headers",
+        "keep_alive",
+        "method",
+        "minor_version",
+        "pieces",
+        "target",
+        "wants_body",
+    )
+
+    def __init__(self, target: bytes) -> None:
+        self.target = target
+        self.method = b""
+        self.minor_version = 1
+        self.headers: dict[bytes, bytes] = {}
+        """Names in lower case; values of a repeated field joined by `, ` (RFC 9110, 5.3)."""
+        self.keep_alive = True
+        self.expects_continue = False
+        self.wants_body = True
+        """False: the body is read and dropped, because the answer is known without it."""
+        self.complete = False
+        self.body_bytes = 0
+        self.pieces: list[bytes] = []
+        """The body as it came; read `body` for the whole."""
+
+    @property
+    def path(self) -> bytes:
+        """The path of the target: without the query, and without the origin of an absolute form."""
+        target = self.target
+        if not target.startswith(b"/") and b"://" in target:
+            rest = target.partition(b"://")[2]
+            target = rest[slash:] if (slash := rest.find(b"/")) >= 0 else b"/"
+        return target.partition(b"?")[0]
+
+    @property
+    def body(self) -> bytes:
+        """The whole body; copied only if it came in more than one piece."""
+        pieces = self.pieces
+        if len(pieces) == 1:
+            return pieces[0]
+        whole = b"".join(pieces)
+        self.pieces = [whole]
+        return whole
+
+    def __repr__(self) -> str:
+        state = "complete" if self.complete else "partial"
+        return f"<Request {self.method.decode()} {self.target!r} {state} body={self.body_bytes}>"

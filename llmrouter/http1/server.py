@@ -1,0 +1,106 @@
+"""The server side: what it serves, within which limits, and all its connections on one loop."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+import msgspec
+
+from llmrouter.http1.deadlines import Deadlines
+from llmrouter.http1.downstream import Exchange, ServerConnection
+from llmrouter.http1.errors import MessageError
+from llmrouter.http1.request import Request
+
+SWEEP_EVERY_S = 0.1
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What protects a server from its clients: sizes in bytes, time-outs in seconds."""
+
+    connections: int
+    """How many may stand at once; one more is told so and closed."""
+    head_bytes: int
+    body_bytes: int
+    head_s: float
+    """From the first byte of a request (or the accept) to the end of its head."""
+    body_s: float
+    """From the end of a head to the end of its body."""
+    idle_s: float
+    """Between requests; and for how long a reader may take nothing."""
+
+
+class Application(Protocol):
+    """What a server serves."""
+
+    def open(self, connection: ServerConnection, request: Request) -> Exchange:
+        """The head has arrived. Nothing may be awaited; clear `request.wants_body` to refuse."""
+
+    def reject(self, request: Request, error: MessageError) -> tuple[bytes, bytes]:
+        """Head (status line and headers) and body for a request that cannot be served at all."""
+
+
+class Spawn(Protocol):
+    """Runs a coroutine as a named task."""
+
+    def __call__(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """The running task."""
+
+
+class Server:
+    """All downstream connections of one loop, over however many listeners."""
+
+    def __init__(
+        self, application: Application, spawn: Spawn, settings: ServerSettings, *, full: bytes
+    ) -> None:
+        self.application = application
+        self.spawn = spawn
+        self.settings = settings
+        self.loop = asyncio.get_running_loop()
+        self.deadlines = Deadlines(self.loop, SWEEP_EVERY_S)
+        self.connections: set[ServerConnection] = set()
+        self.draining = False
+        self._full = full
+        """A whole response for a connection over the limit."""
+        self._emptied = asyncio.Event()
+
+    def protocol(self) -> asyncio.Protocol:
+        """A protocol for one accepted connection."""
+        return ServerConnection(self)
+
+    def admits(self, transport: asyncio.Transport) -> bool:
+        """Whether one more connection may stand; if not, it is told so and closed."""
+        if len(self.connections) < self.settings.connections:
+            return True
+        transport.write(self._full)
+        transport.close()
+        return False
+
+    def drain(self) -> None:
+        """Close what is idle; let the rest finish, each closing after its current exchange."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.drain()
+
+    async def emptied(self) -> None:
+        """Wait until no connection is left."""
+        while self.connections:
+            self._emptied.clear()
+            await self._emptied.wait()
+
+    def abort(self) -> None:
+        """Reset every connection that is left, and stop the timer."""
+        for connection in list(self.connections):
+            connection.abort()
+        self.deadlines.close()
+
+    def opened(self, connection: ServerConnection) -> None:
+        """Count a connection, and watch its deadline."""
+        self.connections.add(connection)
+        self.deadlines.watch(connection)
+
+    def lost(self, connection: ServerConnection) -> None:
+        """Forget a connection."""
+        self.connections.discard(connection)
+        self.deadlines.forget(connection)
+        if not self.connections:
+            self._emptied.set()

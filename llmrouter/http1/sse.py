@@ -1,0 +1,87 @@
+r"""Server-sent events as bytes: where one ends, and what it carries. No I/O.
+
+The format is the WHATWG one (HTML Living Standard, 9.2): lines end with LF, CRLF or CR, an empty
+line ends an event, and `data` lines join by LF. A stream is passed on as it came; the splitter only
+finds how far whole events reach, so that what follows a cut is never glued to half an event.
+"""
+
+import re
+from collections.abc import Iterator
+
+EVENT_BYTES_MAX = 16 * 1024 * 1024
+"""Of one unfinished event held back: image events carry whole pictures in base64."""
+
+_BOUNDARY = re.compile(rb"\n\n|\r\n\r\n|\r\r|\n\r\n|\r\n\n")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_SPARE = 3
+"""How far back a boundary may begin before the bytes in which it ends."""
+
+
+class EventTooLong(Exception):
+    """An event has passed EVENT_BYTES_MAX without an end."""
+
+
+class Splitter:
+    """Cuts a stream of bytes after its whole events; holds back what is unfinished."""
+
+    __slots__ = ("_held", "_held_bytes", "_tail")
+
+    def __init__(self) -> None:
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._tail = b""
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes of an unfinished event are held back."""
+        return self._held_bytes
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the whole events that `data` completes, b"" if none; raises EventTooLong."""
+        if not self._held and data.endswith(b"\n\n"):
+            return data  # what nearly every read of a paced stream is
+        end = _last_boundary_end(self._tail + data)
+        if end <= len(self._tail):
+            self._hold(data)
+            return b""
+        cut = end - len(self._tail)
+        whole = b"".join((*self._held, data[:cut])) if self._held else data[:cut]
+        self._held, self._held_bytes, self._tail = [], 0, b""
+        if cut < len(data):
+            self._hold(data[cut:])
+        return whole
+
+    def _hold(self, data: bytes) -> None:
+        self._held.append(data)
+        self._held_bytes += len(data)
+        self._tail = (self._tail + data)[-_SPARE:]
+        if self._held_bytes > EVENT_BYTES_MAX:
+            raise EventTooLong
+
+
+def _last_boundary_end(data: bytes) -> int:
+    """Where the last whole event in `data` ends; 0 if none does."""
+    if b"\r" not in data:
+        return data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0
+    end = 0
+    for match in _BOUNDARY.finditer(data):
+        end = match.end()
+    return end
+
+
+def events(block: bytes) -> Iterator[bytes]:
+    """Each event of `block` with the empty line that ends it; a last one may lack it."""
+    start = 0
+    for match in _BOUNDARY.finditer(block):
+        yield block[start : match.end()]
+        start = match.end()
+    if start < len(block):
+        yield block[start:]
+
+
+def data_of(event: bytes) -> bytes | None:
+    """The data that an event carries; None for comments and events without any."""
+    lines = [
+        line[5:].removeprefix(b" ") for line in _LINE_END.split(event) if line.startswith(b"data:")
+    ]
+    return b"\n".join(lines) if lines else None

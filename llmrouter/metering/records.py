@@ -1,0 +1,103 @@
+"""The records of a journal: one JSON object a line, its kind in the member `t`.
+
+A file starts with a `Header`, then holds `Begin` and `End` in the order in which they were written.
+The boot id of the header and the `seq` of a record name a call: its two records carry the same
+`seq` and may stand in two files of the same boot.
+
+How the format grows: a new member has a default, so that older files still read, and readers ignore
+the members that they do not know. What an older reader would misunderstand raises `FORMAT`.
+Members at their default are left out of the line.
+
+Invariant: no member can hold a secret, a prompt or an answer; a key stands here by its id alone.
+"""
+
+import msgspec
+
+from llmrouter.contracts.call import Usage
+
+FORMAT = 1
+NO_USAGE = Usage()
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="t", tag="journal"):
+    """Whose file this is."""
+
+    format: int = msgspec.field(default=FORMAT)
+    """The version of the format; a reader refuses one that it does not know."""
+    worker: str
+    """The name of the worker, as in the file's name."""
+    boot: str
+    """Drawn anew each time that a worker starts; what makes `seq` unique."""
+    pid: int
+    """The process that wrote the file, for the operator who looks for its log lines."""
+
+
+class Begin(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    gc=False,
+    omit_defaults=True,
+    tag_field="t",
+    tag="begin",
+):
+    """A call was admitted, and may have reached its upstream from here on."""
+
+    seq: int
+    """Counts the calls of this boot; the call's `End` has the same."""
+    at_ms: int
+    """Unix time in milliseconds."""
+    request_id: str
+    """What the caller was told in `x-request-id`."""
+    org: str
+    team: str | None = None
+    user: str | None = None
+    key_id: str
+    """Which key was used; its id, never the key."""
+    model: str
+    """The public name that the call was routed by."""
+    deployment: str
+    """The deployment chosen first; failover may have moved the call since."""
+    upstream: str | None = None
+    dialect: str
+    operation: str
+    """The value of a `contracts.call.Operation`."""
+    stream: bool = False
+
+
+class End(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    gc=False,
+    omit_defaults=True,
+    tag_field="t",
+    tag="end",
+):
+    """A call is over, and this is what it used."""
+
+    seq: int
+    """The `seq` of the call's `Begin`."""
+    at_ms: int
+    """Unix time in milliseconds."""
+    request_id: str
+    status: int
+    """The HTTP status that the caller was given; 0 if the caller left before one was sent."""
+    outcome: str
+    """How it ended, in a word: `ok`, `client_gone`, `upstream_error`."""
+    error_code: str | None = None
+    """The code of our error, where the answer was ours."""
+    deployment: str | None = None
+    """The deployment that answered, where it is not the one that the call began with."""
+    attempts: int = 1
+    usage: Usage = NO_USAGE
+    """Tokens, and the upstream's own figure of the cost where it gives one."""
+    estimated: bool = False
+    """The upstream gave no usage, so the tokens are our count of what passed."""
+    ttft_ms: int | None = None
+    """Milliseconds to the first byte of the answer; None if none came."""
+    duration_ms: int
+    """Milliseconds from the call's arrival to its end."""
+
+
+Record = Header | Begin | End
