@@ -30,11 +30,11 @@ class RouterError(Exception):
     ) -> None:
         super().__init__(message)
         self.message = message
-        """What was wrong, with the value, and what to do; never a secret, a prompt or another org's name."""
+        """What was wrong, with the value, and what to do; no secret, prompt or other org's name."""
         self.param = param
         """The request member at fault, where there is one."""
         self.retry_after_s = retry_after_s
-        """Whole seconds after which the same request may succeed; None where waiting does not help."""
+        """Whole seconds after which the same request may succeed; None if waiting does not help."""
 
 
 class InternalError(RouterError):
@@ -150,7 +150,7 @@ class UpstreamTimeout(RouterError):
 
 
 class Overloaded(RouterError):
-    """This node holds as many connections, calls or bytes as it may."""
+    """The node holds as many connections, calls or bytes as it may."""
 
     status, code = 503, "overloaded"
 
@@ -162,7 +162,7 @@ class NoDeploymentAvailable(RouterError):
 
 
 class Draining(RouterError):
-    """This node finishes what is in flight and accepts nothing new."""
+    """The node finishes what is in flight and accepts nothing new."""
 
     status, code = 503, "draining"
 

@@ -23,16 +23,17 @@ from llmrouter.errors import ExpiredKey, InvalidKey, RevokedKey
 _INVALID = "the key is not valid; check that it was copied whole, or ask your admin for a new one"
 
 
-class _Entry(msgspec.Struct, frozen=True, gc=False):
+class _Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     digest: bytes
-    ends_at_s: float
+    principal: Principal | None = None
+    revoked_at_s: int | None = None
+    ends_at_s: float = math.inf
     """The first moment in which the key is refused; minus infinity once it is revoked."""
-    key: IssuedKey | None
-    principal: Principal | None
 
 
 # Stands in for an id that nobody has, so that one costs the same work as a wrong secret.
-_NOBODY = _Entry(bytes(32), -math.inf, None, None)
+_NOBODY = _Entry(digest=bytes(32))
+_EVERY_MODEL = ModelPatterns()
 
 
 class Keyring:
@@ -73,22 +74,23 @@ class Keyring:
 
 def _entry(key: IssuedKey) -> _Entry:
     ends_at_s = math.inf if key.expires_at_s is None else float(key.expires_at_s)
-    principal = Principal(
-        org=key.org,
-        team=key.team,
-        user=key.user,
-        key_id=key.id,
-        models=ModelPatterns(key.models),
+    return _Entry(
+        digest=bytes.fromhex(key.digest),
+        principal=Principal(
+            org=key.org,
+            team=key.team,
+            user=key.user,
+            key_id=key.id,
+            models=ModelPatterns(key.models) if key.models else _EVERY_MODEL,
+        ),
+        revoked_at_s=key.revoked_at_s,
+        ends_at_s=ends_at_s if key.revoked_at_s is None else -math.inf,
     )
-    revoked = key.revoked_at_s is not None
-    return _Entry(bytes.fromhex(key.digest), -math.inf if revoked else ends_at_s, key, principal)
 
 
 def _ended(entry: _Entry) -> ExpiredKey | RevokedKey:
-    assert entry.key is not None
-    if entry.key.revoked_at_s is not None:
-        at = iso_utc(entry.key.revoked_at_s)
+    if entry.revoked_at_s is not None:
+        at = iso_utc(entry.revoked_at_s)
         return RevokedKey(f"the key was revoked at {at}; ask your admin for a new one")
-    assert entry.key.expires_at_s is not None
-    at = iso_utc(entry.key.expires_at_s)
+    at = iso_utc(int(entry.ends_at_s))
     return ExpiredKey(f"the key expired at {at}; ask your admin for a new one")

@@ -1,10 +1,8 @@
-"""Patterns of model names: `gpt-4o*`, where `*` stands for any text, also none.
-
-Callers choose the names that are matched, so matching is linear in the name's length whatever the
-pattern (a regular expression would backtrack), and keeps no memory of the names that it saw.
-"""
+"""The sets of model patterns that policy goes by: of an org, of a team, of a key."""
 
 from collections.abc import Iterable
+
+from llmrouter.contracts import patterns
 
 PATTERN_CHARS_MAX = 256  # the longest model names, those of Amazon's resources, are shorter
 PATTERNS_MAX = 1_000  # every one may be tried for every call
@@ -26,7 +24,7 @@ class ModelPatterns:
             raise ValueError(f"{len(self.texts)} model patterns are too many; {PATTERNS_MAX} fit")
         for text in self.texts:
             _check(text)
-        split = [tuple(text.split("*")) for text in self.texts]
+        split = [patterns.split(text) for text in self.texts]
         self._exact = frozenset(parts[0] for parts in split if len(parts) == 1)
         self._prefixes = tuple(parts[0] for parts in split if len(parts) == 2 and not parts[1])
         self._others = tuple(
@@ -48,22 +46,8 @@ class ModelPatterns:
             not self.texts
             or model in self._exact
             or model.startswith(self._prefixes)
-            or any(_matches(parts, model) for parts in self._others)
+            or any(patterns.matches(parts, model) for parts in self._others)
         )
-
-
-def _matches(parts: tuple[str, ...], name: str) -> bool:
-    """Match `name` with a pattern split at its stars; there is at least one."""
-    first, *middle, last = parts
-    at, end = len(first), len(name) - len(last)
-    if at > end or not name.startswith(first) or not name.endswith(last):
-        return False
-    for part in middle:
-        found = name.find(part, at, end)  # the leftmost leaves most room for those that follow
-        if found < 0:
-            return False
-        at = found + len(part)
-    return True
 
 
 def _check(text: str) -> None:

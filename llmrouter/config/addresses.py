@@ -2,13 +2,11 @@
 
 import ipaddress
 import re
-from collections.abc import Iterator
-from typing import Literal
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from llmrouter.config.problems import Key
+from llmrouter.config.problems import Findings, Key
 from llmrouter.config.schema import Server
 
 DEMO_URL = "builtin:demo"
@@ -18,8 +16,8 @@ _UNIX_BYTES_MAX = 107  # what a socket address holds
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 _WILDCARDS = {"0.0.0.0": 4, "::": 6}  # noqa: S104 - compared with, not listened on
 _LISTEN_RULE = 'write "HOST:PORT", "[::1]:PORT", "unix:/PATH" or "fd:NUMBER"'
+_NO_HOST = 'has no valid host and port; write "https://HOST/PATH" or "http://HOST:PORT/PATH"'
 _ENDPOINTS = ("/chat/completions", "/completions", "/embeddings", "/responses", "/messages")
-_Found = Iterator[tuple[Key, str]]
 
 
 class TcpAddress(Struct, frozen=True):
@@ -66,7 +64,7 @@ def listen_addresses(server: Server) -> tuple[Address, ...]:
     return tuple(map(read_address, listen_texts(server)))
 
 
-def listen_findings(server: Server) -> _Found:
+def listen_findings(server: Server) -> Findings:
     """Addresses that cannot be read, and addresses that cannot both be listened on."""
     listed = isinstance(server.listen, tuple)
     places: list[tuple[Key, str]] = [
@@ -103,9 +101,9 @@ def _url_part_problem(url: str) -> str | None:
         parts = urlsplit(url)
         has_host = bool(parts.hostname) and parts.port != 0
     except ValueError:
-        has_host = False
+        return _NO_HOST
     if not has_host:
-        return "has no valid host and port; write \"https://HOST/PATH\" or \"http://HOST:PORT/PATH\""
+        return _NO_HOST
     if "@" in parts.netloc:
         return "holds a user or password; remove it and name a credential instead"
     if "?" in url or "#" in url:

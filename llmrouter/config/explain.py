@@ -5,14 +5,11 @@ schema's own types beside the raw values instead, so that names, indexes and val
 everything is reported at once. msgspec stays the judge: this runs only after it refused.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import inspect
 
-from llmrouter.config.problems import Key, did_you_mean, shown, shown_unknown
-
-Finding = tuple[Key, str]
-"""A key and what is wrong with its value."""
+from llmrouter.config.problems import Findings, Key, did_you_mean, shown, shown_unknown
 
 _WRITE = {
     "url": 'url = "https://HOST/v1"',
@@ -40,7 +37,7 @@ _BY_NAME = {
 }
 
 
-def explain(raw: object, kind: inspect.Type, key: Key = ()) -> Iterator[Finding]:
+def explain(raw: object, kind: inspect.Type, key: Key = ()) -> Findings:
     """Compare `raw`, which stands at `key`, with what the schema has there."""
     match kind:
         case inspect.StructType() if isinstance(raw, dict):
@@ -53,12 +50,15 @@ def explain(raw: object, kind: inspect.Type, key: Key = ()) -> Iterator[Finding]
                 yield from explain(value, kind.item_type, (*key, index))
         case inspect.UnionType():
             yield from _union(raw, kind, key)
-        case _ if not _fits(raw, kind):
-            near = _near(raw, kind)
-            yield key, f"must be {_expected(kind, key)} (value {shown(raw, key)}){near}"
+        case inspect.StructType() | inspect.DictType():
+            yield key, f"must be {_expected(kind, key)} (value {shown_unknown(raw, key)})"
+        case _:
+            if not _fits(raw, kind):
+                near = _near(raw, kind)
+                yield key, f"must be {_expected(kind, key)} (value {shown(raw, key)}){near}"
 
 
-def _table(raw: Mapping[str, object], kind: inspect.StructType, key: Key) -> Iterator[Finding]:
+def _table(raw: Mapping[str, object], kind: inspect.StructType, key: Key) -> Findings:
     fields = {field.name: field for field in kind.fields}
     for name, value in raw.items():
         if name in fields:
@@ -71,7 +71,7 @@ def _table(raw: Mapping[str, object], kind: inspect.StructType, key: Key) -> Ite
             yield (*key, field.name), f"is required, but missing; add {_WRITE[field.name]}"
 
 
-def _union(raw: object, kind: inspect.UnionType, key: Key) -> Iterator[Finding]:
+def _union(raw: object, kind: inspect.UnionType, key: Key) -> Findings:
     """Follow the branch that `raw` was meant for; a null branch cannot be written in TOML."""
     branches = [branch for branch in kind.types if not isinstance(branch, inspect.NoneType)]
     meant = next((branch for branch in branches if _is_meant_for(raw, branch)), None)
@@ -93,10 +93,9 @@ def _fits(raw: object, kind: inspect.Type) -> bool:
         case inspect.StrType():
             return isinstance(raw, str) and _least(kind) <= len(raw) <= (kind.max_length or 2**62)
         case inspect.IntType():
-            return isinstance(raw, int) and not isinstance(raw, bool) and _in_range(raw, kind)
+            return type(raw) is int and _in_range(raw, kind)
         case inspect.FloatType():
-            is_number = isinstance(raw, int | float) and not isinstance(raw, bool)
-            return is_number and _in_range(raw, kind)
+            return isinstance(raw, int | float) and type(raw) is not bool and _in_range(raw, kind)
         case inspect.LiteralType():
             return raw in kind.values if isinstance(raw, str) else False
         case _:
@@ -147,5 +146,3 @@ def _unknown_hint(name: str, known: Sequence[str], key: Key) -> str:
     if in_upstream and name.lower().replace("-", "_") in _SECRETS:
         return '; write credential = { env = "NAME" }: no secret stands in this file'
     return did_you_mean(name, known) or f"; known here: {', '.join(known)}"
-
-

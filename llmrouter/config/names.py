@@ -7,9 +7,9 @@ that differ only by case are refused unless they lead to the same model.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
-from llmrouter.config.problems import Key
+from llmrouter.config.problems import Findings, Key
 from llmrouter.config.schema import Model, Settings
 
 _TABLE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -28,13 +28,28 @@ def is_pattern(name: str) -> bool:
 
 def matches(pattern: str, name: str) -> bool:
     """Whether `name` is, or is covered by, `pattern`."""
-    parts = map(re.escape, pattern.split("*"))
-    return re.fullmatch(".*".join(parts), name, re.DOTALL) is not None
+    first, *rest = pattern.split("*")
+    if not rest:
+        return name == first
+    *inner, last = rest
+    start, end = len(first), len(name) - len(last)
+    if start > end or not (name.startswith(first) and name.endswith(last)):
+        return False
+    for part in inner:  # the leftmost place is always right, so this never backtracks
+        found = name.find(part, start, end)
+        if found < 0:
+            return False
+        start = found + len(part)
+    return True
 
 
 def aliases(models: Mapping[str, Model]) -> dict[str, str]:
-    """The model of each alias."""
-    return {alias: name for name, model in models.items() for alias in model.aliases}
+    """The model of each alias; the first, where a file that will be refused has several."""
+    owners: dict[str, str] = {}
+    for name, model in models.items():
+        for alias in model.aliases:
+            owners.setdefault(alias, name)
+    return owners
 
 
 def find_model(models: Mapping[str, Model], name: str) -> str | None:
@@ -47,7 +62,7 @@ def find_model(models: Mapping[str, Model], name: str) -> str | None:
     return max(covering, key=len, default=None)
 
 
-def name_findings(settings: Settings) -> Iterator[tuple[Key, str]]:
+def name_findings(settings: Settings) -> Findings:
     """Names that hold something they may not, and names that clash."""
     yield from _bad_names("upstreams", settings.upstreams)
     yield from _bad_names("orgs", settings.orgs)
@@ -61,7 +76,7 @@ def name_findings(settings: Settings) -> Iterator[tuple[Key, str]]:
     yield from _case_findings(settings.models)
 
 
-def _bad_names(top: str, names: Iterable[str], *tables: str) -> Iterator[tuple[Key, str]]:
+def _bad_names(top: str, names: Iterable[str], *tables: str) -> Findings:
     lower: dict[str, str] = {}
     for name in names:
         key = (top, *tables, name)
@@ -78,13 +93,14 @@ def _model_problem(name: str) -> str:
     return "has ** in it, which means the same as *; write one" if "**" in name else ""
 
 
-def _alias_findings(
-    name: str, model: Model, models: Mapping[str, Model]
-) -> Iterator[tuple[Key, str]]:
+def _alias_findings(name: str, model: Model, models: Mapping[str, Model]) -> Findings:
     if model.aliases and is_pattern(name):
-        yield ("models", name, "aliases"), "a pattern has no aliases; add the names to the pattern"
+        yield (
+            ("models", name, "aliases"),
+            "a pattern has no aliases; add a table of their own for these names",
+        )
         return
-    owners = {alias: owner for owner, other in models.items() for alias in other.aliases[::-1]}
+    owners = aliases(models)
     for index, alias in enumerate(model.aliases):
         key = ("models", name, "aliases", index)
         if not _MODEL_NAME.fullmatch(alias):
@@ -99,7 +115,7 @@ def _alias_findings(
             yield key, f"'{alias}' is also an alias of the model '{owners[alias]}'; keep one"
 
 
-def _case_findings(models: Mapping[str, Model]) -> Iterator[tuple[Key, str]]:
+def _case_findings(models: Mapping[str, Model]) -> Findings:
     """Names that differ only by case and lead to different models."""
     first: dict[str, tuple[str, str]] = {}
     for name, model in models.items():

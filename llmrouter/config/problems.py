@@ -7,17 +7,19 @@ under keys that we do not know (`api_key = "sk-…"`).
 
 import datetime
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 Key = tuple[str | int, ...]
 """Where a value stands: names of tables and keys, and indexes into lists."""
+Finding = tuple[Key, str]
+"""A key, and what is wrong with its value."""
+Findings = Iterator[Finding]
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _SHOWN_CHARS_MAX = 60  # a longer value hides the sentence around it
 _SHOWN_INT_MAX = 10**18  # TOML's hexadecimal has no limit, but Python refuses to print such numbers
-_TIMES = (datetime.date, datetime.time)
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -58,19 +60,20 @@ def shown(value: object, key: Key) -> str:
     """Show a value that was refused at `key`, or only its kind where it may be a secret."""
     match value:
         case dict():
-            return "a table"
-        case list() | tuple():
-            return "a list with entries" if value else "[]"
+            text = "a table"
+        case list():
+            text = "a list with entries" if value else "[]"
         case bool():
-            return str(value).lower()
-        case str():
-            return "a string, not shown" if "credential" in key else _cut(repr(value))
+            text = str(value).lower()
+        case str() if "credential" in key:
+            text = "a string, not shown"
         case int() if abs(value) > _SHOWN_INT_MAX:
-            return "a huge number"
-        case _ if isinstance(value, _TIMES):
-            return f"the date or time {value}"
+            text = "a huge number"
+        case datetime.date() | datetime.time():
+            text = f"the date or time {value}"
         case _:
-            return _cut(repr(value))
+            text = _cut(repr(value))
+    return text
 
 
 def shown_unknown(value: object, key: Key) -> str:

@@ -180,7 +180,7 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     fallbacks: tuple[Text, ...] = ()
     """Other models to try, in order, when no deployment of this one can answer."""
     price: Price | None = None
-    """What it costs; absent means the price list's figure. Set it for a local or discounted model."""
+    """What it costs; absent means the price list's figure. Set it for a model of your own."""
     retry: Retry = Retry()
     """How often a failed call is tried again; see there."""
 
@@ -268,6 +268,14 @@ class Auth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Identity providers, by a name of your choice."""
 
 
+class Journal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The record of calls that every worker writes below `state`."""
+
+    fsync: Literal["batch", "off"] = "batch"
+    """Whether records are made durable against a power cut, a few times a second. Even with "off"
+    they survive any death of our processes."""
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole of router.toml."""
 
@@ -283,6 +291,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who may call, by name."""
     auth: Auth = Auth()
     """Ways in besides our own keys."""
+    journal: Journal = Journal()
+    """The record of calls; see there."""
 
 
 class Config(Settings, frozen=True, kw_only=True):

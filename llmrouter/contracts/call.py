@@ -27,8 +27,12 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The request body as it came."""
     members: dict[str, msgspec.Raw]
     """The top-level members of `body`, undecoded, in order; no name occurs twice in `body`."""
-    compact: bool
-    """`body` equals the compact encoding of `members`, so encoding them is an exact splice."""
+    spans: dict[str, tuple[int, int]] | None
+    """Where each value stands in `body`; None where `body` equals the encoding of `members`."""
+
+    def without_body(self) -> "Call":
+        """The same call for when its body has gone upstream for good: holds no prompt."""
+        return msgspec.structs.replace(self, body=b"", members={}, spans=None)
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -18,6 +18,7 @@ import fcntl
 import os
 import secrets
 import shlex
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -144,10 +145,11 @@ def _is_made(path: Path) -> bool:
         _check_marker(path / _MARKER)
         return True
     names = {entry.name for entry in path.iterdir()}
-    if (path / _MARKER).exists():  # another process finished making it just now
-        return _is_made(path)
-    if _UNFINISHED in names or not names or _holds_only_a_lock(path, names):
+    unfinished = (path / _UNFINISHED).exists()
+    if not names or unfinished or _holds_only_a_lock(path, names):
         return False
+    if (path / _MARKER).exists():  # another process has finished making it since the first look
+        return _is_made(path)
     raise StateError(
         f"{path} is not empty and has no {_MARKER} file, so it is not a state of ours; give an"
         " empty or new directory as `state` in router.toml; nothing was changed"
@@ -204,6 +206,8 @@ def _busy(path: Path, lock: int) -> str:
 def _make(path: Path) -> None:
     _write_durably(path / _UNFINISHED, msgspec.json.encode(Marker(FORMAT)) + b"\n")
     _write_durably(path / _DIGEST_KEY, secrets.token_bytes(DIGEST_KEY_BYTES))
+    if (path / _STORE).exists():  # the last start was killed while it made this
+        shutil.rmtree(path / _STORE)
     DiskcacheStore.create(path / _STORE).close()
     _sync_directory(path / _STORE)
     os.rename(path / _UNFINISHED, path / _MARKER)

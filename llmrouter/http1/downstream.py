@@ -224,6 +224,10 @@ class ServerConnection(asyncio.Protocol):
         """Something can still be written."""
         return self._transport is not None
 
+    def has_begun(self) -> bool:
+        """A streamed response has begun, so there can be no other."""
+        return self._head is not None
+
     def respond(self, head: bytes, body: bytes) -> None:
         """Send a whole response: `head` is status line and headers, each line CRLF-ended."""
         request = self._request

@@ -24,6 +24,10 @@ FRAMING_BYTES_MAX = 4096
 SLICE_BYTES = 2048
 """Chunked bodies are fed in slices, so that framing without end is noticed within one read."""
 _HEAD_END = b"\r\n\r\n"
+_BLANKS = b" \t"
+_LINE_PUNCTUATION_BYTES = len(b": \r\n")
+_REQUEST_LINE_BYTES = 32
+"""At most, besides the target: method, version, and the empty line that ends the head."""
 
 
 class RequestLimits(Protocol):
@@ -31,7 +35,7 @@ class RequestLimits(Protocol):
 
     @property
     def head_bytes(self) -> int:
-        """Of request line and headers, without their punctuation."""
+        """Of request line and headers."""
 
     @property
     def body_bytes(self) -> int:
@@ -127,9 +131,13 @@ class RequestReader:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self.ended = True
+        except httptools.HttpParserCallbackError as error:
+            if self._error is None:
+                raise  # a bug of ours, and it stays one
+            raise self._error from error
         except httptools.HttpParserError as error:
             if not self.ended:
-                raise self._error or _malformed(error) from error
+                raise _malformed(error) from error
         if self._in_head:
             self._bound_unfinished_head(len(data))
         elif self._chunked:
@@ -159,20 +167,27 @@ class RequestReader:
         self._head_bytes = self._head_bytes_fed = 0
 
     def on_url(self, url: bytes) -> None:
-        """The target is complete; the first thing that is known of a request."""
-        self._request = Request(url)
-        self._head_bytes = len(url)
+        """The target, or as much of it as was in this read; the first that is known of a request."""
+        if self._request is None:
+            self._request = Request(url)
+            self._head_bytes = _REQUEST_LINE_BYTES
+        else:
+            self._request.target += url
+        self._head_bytes += len(url)
+        if self._head_bytes > self._limits.head_bytes:
+            raise self._refuse(_head_too_large(self._limits.head_bytes))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header of the head, or a trailer: trailers are dropped."""
         request = self._request
         assert request is not None
-        self._head_bytes += len(name) + len(value)
+        self._head_bytes += len(name) + len(value) + _LINE_PUNCTUATION_BYTES
         if self._head_bytes > self._limits.head_bytes:
             raise self._refuse(_head_too_large(self._limits.head_bytes))
         if not self._in_head:
             return
         name = name.lower()
+        value = value.rstrip(_BLANKS)  # llhttp takes off only what stands before it
         if name in request.headers:
             value = request.headers[name] + b", " + value
         request.headers[name] = value
@@ -252,10 +267,8 @@ class RequestReader:
         request.expects_continue = request.minor_version == 1
 
 
-def _malformed(error: httptools.HttpParserError) -> Exception:
-    """What llhttp found, in words; a callback's own failure is a bug of ours and stays one."""
-    if isinstance(error, httptools.HttpParserCallbackError):
-        return error
+def _malformed(error: httptools.HttpParserError) -> MessageError:
+    """What llhttp found, in words."""
     text = str(error)
     return MessageError(400, "malformed request: " + (text[:1].lower() + text[1:]))
 

@@ -51,6 +51,10 @@ class Request:
         self.pieces = [whole]
         return whole
 
+    def drop_body(self) -> None:
+        """Forget the body: it has been passed on, and is not needed again."""
+        self.pieces = []
+
     def __repr__(self) -> str:
         state = "complete" if self.complete else "partial"
         return f"<Request {self.method.decode()} {self.target!r} {state} body={self.body_bytes}>"

@@ -127,6 +127,15 @@ class UpstreamConnection(asyncio.Protocol):
         if self._transport is not None and self._receiver is not None:
             self._transport.write(request)
 
+    def serves(self, receiver: ResponseReceiver) -> bool:
+        """Whether the response to `receiver` is still to end; after it, another may be served."""
+        return self._receiver is receiver
+
+    def hand_over(self, receiver: ResponseReceiver) -> None:
+        """Deliver the rest of the running response to `receiver`."""
+        assert self._receiver is not None
+        self._receiver = receiver
+
     def pause(self) -> None:
         """Stop reading: downstream cannot take more. Only `total_s` runs on."""
         if not self._paused and self._transport is not None and not self._complete:

@@ -220,8 +220,8 @@ class Journal:
     def begin(self, record: Begin, then: Callback, failed: Callable[[OSError], None]) -> None:
         """Write `record`; run `then` once it is in the file, or `failed` if it will never be.
 
-        Exactly one of the two runs, in a later turn of the loop. The call may not reach an upstream
-        before `then`, and has no `end` after `failed`.
+        Exactly one of the two runs, once, and never from within `begin`. The call may not reach an
+        upstream before `then`, and has no `end` after `failed`.
         """
         line = _encode(record)
         if not self._begins:

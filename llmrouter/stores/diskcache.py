@@ -19,6 +19,7 @@ import diskcache
 from llmrouter.contracts.store import Store, StoreError
 
 _FILE = "cache.db"
+_HEAD = b"SQLite format 3\0"
 _TABLES = frozenset({"Settings", "Cache"})
 _RESTORE = "restore it from a backup or move the state directory away; nothing was changed"
 _LOCK_TIMEOUT_S = 2.0  # our process is alone; only a backup tool can hold a lock, and briefly
@@ -65,8 +66,7 @@ class _RawDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
 class DiskcacheStore:
     """Keeps named bytes in `path`/cache.db, readable by the owner only.
 
-    `create` makes the store or completes one whose making was cut short; `open` takes it as it is
-    and refuses what is missing, damaged or not ours.
+    `create` makes one where nothing is; `open` refuses what is missing, damaged or not ours.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,24 +79,21 @@ class DiskcacheStore:
 
     @classmethod
     def create(cls, path: Path) -> Self:
-        """Make the store in `path`, whose parent exists."""
+        """Make the store in `path`, which does not exist and whose parent does."""
         _refuse_variables(path)
         try:
-            path.mkdir(mode=0o700, exist_ok=True)
+            path.mkdir(mode=0o700)
             # SQLite gives its -wal and -shm files the mode of the database.
-            os.close(os.open(path / _FILE, os.O_CREAT | os.O_RDWR, 0o600))
+            os.close(os.open(path / _FILE, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         except OSError as error:
             raise StoreError(f"the store {path} cannot be made: {error.strerror}") from error
-        if not _tables(path) <= _TABLES:
-            raise StoreError(f"{path / _FILE} is not a database of ours; {_RESTORE}")
         return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """Open the store in `path`, which exists."""
         _refuse_variables(path)
-        if not (path / _FILE).is_file():
-            raise StoreError(f"{path / _FILE} is missing; {_RESTORE}")
+        _refuse_headless(path / _FILE)
         if _tables(path) != _TABLES:
             raise StoreError(f"{path / _FILE} is not a database of ours; {_RESTORE}")
         return cls(path)
@@ -147,8 +144,19 @@ class DiskcacheStore:
             yield
         except (sqlite3.Error, diskcache.Timeout, OSError) as error:
             if hasattr(self, "_cache"):
-                self._cache.close()  # a failed COMMIT leaves its transaction open; this ends it
+                self._cache.close()  # SQLite may leave the transaction of a failed COMMIT open
             raise _named(self._path, error) from error
+
+
+def _refuse_headless(file: Path) -> None:
+    """Refuse what SQLite would take for an empty database and fill: a file of a few bytes."""
+    try:
+        with file.open("rb") as reader:
+            head = reader.read(len(_HEAD))
+    except OSError as error:
+        raise StoreError(f"{file} cannot be read: {error.strerror}; {_RESTORE}") from error
+    if head != _HEAD:
+        raise StoreError(f"{file} is damaged or is not a database; {_RESTORE}")
 
 
 def _tables(path: Path) -> set[str]:
@@ -158,7 +166,7 @@ def _tables(path: Path) -> set[str]:
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_LOCK_TIMEOUT_S)) as reader:
             ((verdict, *_),) = reader.execute("PRAGMA quick_check(1)").fetchall()
             if verdict != "ok":
-                raise sqlite3.DatabaseError(verdict)
+                raise sqlite3.DatabaseError(verdict.replace("\n", " "))
             select = "SELECT name FROM sqlite_master WHERE type = 'table'"
             names = [name for (name,) in reader.execute(select)]
     except sqlite3.Error as error:

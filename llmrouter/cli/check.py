@@ -1,0 +1,154 @@
+"""`llmrouter check`: whether a router.toml would be served, and what would run."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from llmrouter.cli.options import CONFIG_DEFAULT, AsJson, ConfigPath
+from llmrouter.config.addresses import listen_texts
+from llmrouter.config.credentials import credentials, source_text
+from llmrouter.config.effective import effective, effective_toml
+from llmrouter.config.load import load, workers
+from llmrouter.config.notes import notes
+from llmrouter.config.problems import ConfigError, Problem
+from llmrouter.config.schema import Config, Model, Server
+
+Row = tuple[str, str]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What `--json` prints."""
+
+    ok: bool
+    """Whether `serve` would take the file."""
+    file: str
+    """The file as it was named."""
+    workers: int | None = None
+    """How many workers would run; null for a file that is refused."""
+    config: dict[str, object] | None = None
+    """Every setting with its value, defaults included; null for a file that is refused."""
+    problems: tuple[Problem, ...] = ()
+    """Why the file is refused."""
+    notes: tuple[Problem, ...] = ()
+    """What is allowed, but worth a look."""
+
+
+def check(
+    config: ConfigPath = CONFIG_DEFAULT,
+    show_effective: Annotated[
+        bool,
+        typer.Option("--effective", help="Print the complete TOML, with every default."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check router.toml, and show what would run.
+
+    Exit status 0 means that `serve` would take it, 1 that it would refuse.
+
+    Example: llmrouter check --config /etc/llmrouter/router.toml
+    """
+    try:
+        loaded = load(config)
+        credentials(loaded, os.environ)
+    except ConfigError as error:
+        _refuse(config, error, as_json)
+        raise typer.Exit(1) from None
+    noted = notes(loaded)
+    if as_json:
+        typer.echo(_json(_report(loaded, noted)))
+    elif show_effective:
+        typer.echo(effective_toml(loaded), nl=False)
+        _lines(noted, err=True)
+    else:
+        _lines([*overview(loaded), *_noted(noted), "", "ok"])
+
+
+def overview(config: Config) -> Iterator[str]:
+    """What would run, line by line."""
+    yield str(config.file)
+    yield from _rows(_server_rows(config))
+    for title, rows in (
+        ("upstreams", _upstream_rows(config)),
+        ("models", _model_rows(config.models)),
+        ("orgs", _org_rows(config)),
+    ):
+        yield from ("", title)
+        yield from _rows(rows)
+
+
+def _refuse(file: Path, error: ConfigError, as_json: bool) -> None:
+    if as_json:
+        typer.echo(_json(Report(ok=False, file=str(file), problems=error.problems)))
+    else:
+        _lines(error.problems, err=True)
+
+
+def _report(config: Config, noted: Iterable[Problem]) -> Report:
+    return Report(
+        ok=True,
+        file=str(config.file),
+        workers=workers(config.server),
+        config=effective(config),
+        notes=tuple(noted),
+    )
+
+
+def _json(report: Report) -> str:
+    return msgspec.json.format(msgspec.json.encode(report)).decode()
+
+
+def _noted(noted: Iterable[Problem]) -> list[str]:
+    return ["", "notes", *(f"  {note}" for note in noted)] if noted else []
+
+
+def _lines(lines: Iterable[object], *, err: bool = False) -> None:
+    for line in lines:
+        typer.echo(str(line), err=err)
+
+
+def _rows(rows: Iterable[Row]) -> Iterator[str]:
+    """Two aligned columns, or a word that says there is nothing."""
+    table = list(rows) or [("none", "")]
+    width = max(len(left) for left, _ in table)
+    return (f"  {left:{width}}  {right}".rstrip() for left, right in table)
+
+
+def _server_rows(config: Config) -> Iterator[Row]:
+    yield "state", config.state
+    scheme = "https" if config.server.tls else "http"
+    for text in listen_texts(config.server):
+        yield "listen", f"{text} ({scheme})"
+    yield "workers", _workers_text(config.server)
+
+
+def _workers_text(server: Server) -> str:
+    return f"{workers(server)}" if server.workers else f"{workers(server)} (one per core)"
+
+
+def _upstream_rows(config: Config) -> Iterator[Row]:
+    for name, upstream in config.upstreams.items():
+        parts = (upstream.url, upstream.dialect, source_text(upstream.credential))
+        yield name, ", ".join(parts)
+
+
+def _model_rows(models: Mapping[str, Model]) -> Iterator[Row]:
+    for name, model in models.items():
+        yield ", ".join((name, *model.aliases)), model.strategy
+        for deployment in model.deployments:
+            asked = deployment.model or "the name asked for"
+            yield "", f"{deployment.upstream}: {asked}, weight {deployment.weight}"
+
+
+def _org_rows(config: Config) -> Iterator[Row]:
+    for name, org in config.orgs.items():
+        yield name, _models_text(org.models)
+        for team_name, team in org.teams.items():
+            yield f"{name}/{team_name}", _models_text(team.models)
+
+
+def _models_text(allowed: tuple[str, ...]) -> str:
+    return "every model" if "*" in allowed else ", ".join(allowed)

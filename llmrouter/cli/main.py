@@ -1,0 +1,25 @@
+"""The command `llmrouter` and its subcommands."""
+
+import typer
+
+from llmrouter.cli.check import check
+from llmrouter.cli.demo import demo
+from llmrouter.cli.keys import keys
+from llmrouter.cli.serve import serve
+
+app = typer.Typer(
+    name="llmrouter",
+    help="The single entrance to an organisation's language models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command()(serve)
+app.command()(check)
+app.add_typer(keys, name="keys")
+app.command()(demo)
+
+
+def run() -> None:
+    """Run the command that the arguments name."""
+    app()

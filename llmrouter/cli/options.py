@@ -1,0 +1,36 @@
+"""What several commands share: their options, and how a refusal is told."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmrouter.config.problems import ConfigError
+from llmrouter.daemon.control import ControlError
+from llmrouter.daemon.listeners import ListenError
+from llmrouter.daemon.state import StateError
+from llmrouter.daemon.supervisor import StartError
+
+ConfigPath = Annotated[
+    Path,
+    typer.Option("--config", "-c", envvar="LLMROUTER_CONFIG", help="The configuration file."),
+]
+CONFIG_DEFAULT = Path("router.toml")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn what can be refused into a message on standard error and exit status 1."""
+    try:
+        yield
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"llmrouter: {problem}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except (StateError, ListenError, StartError, ControlError) as error:
+        print(f"llmrouter: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None

@@ -1,0 +1,162 @@
+"""References: the upstreams and models that models, orgs and teams name must exist.
+
+A model may be named by its own name, by an alias, or by a name that a pattern covers.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from llmrouter.config.names import find_model, is_pattern, matches
+from llmrouter.config.problems import Findings, Key, did_you_mean
+from llmrouter.config.schema import SERVED_DIALECTS, Budget, Deployment, Limit, Model, Settings
+
+_MODEL_TABLE = '[models."NAME"]'
+_AT_LIMIT = ("reject", "queue")
+
+
+def model_findings(settings: Settings) -> Findings:
+    """Where models lead: to upstreams, and to other models."""
+    for name, model in settings.models.items():
+        yield from _deployment_findings(name, model, settings)
+        for index, fallback in enumerate(model.fallbacks):
+            key: Key = ("models", name, "fallbacks", index)
+            if problem := _model_problem(fallback, settings.models):
+                yield key, problem
+    yield from _loop_findings(settings.models)
+
+
+def org_findings(settings: Settings) -> Findings:
+    """The models, limits and budgets of orgs and their teams."""
+    for name, org in settings.orgs.items():
+        key: Key = ("orgs", name)
+        yield from _grant_findings(org.models, org.limits, org.budgets, key, settings)
+        for team_name, team in org.teams.items():
+            team_key = (*key, "teams", team_name)
+            yield from _grant_findings(team.models, team.limits, team.budgets, team_key, settings)
+
+
+def _deployment_findings(name: str, model: Model, settings: Settings) -> Findings:
+    for index, deployment in enumerate(model.deployments):
+        key: Key = ("models", name, "deployments", index)
+        upstream = settings.upstreams.get(deployment.upstream)
+        if upstream is None:
+            hint = _undefined(deployment.upstream, settings.upstreams, "[upstreams.NAME]")
+            yield (*key, "upstream"), f"no upstream is called '{deployment.upstream}'; {hint}"
+        elif upstream.dialect not in SERVED_DIALECTS:
+            served = ", ".join(f"'{dialect}'" for dialect in SERVED_DIALECTS)
+            yield (
+                (*key, "upstream"),
+                f"the dialect '{upstream.dialect}' of '{deployment.upstream}' is not served yet; "
+                f"use an upstream that speaks {served}",
+            )
+        if deployment.model is not None and not re.fullmatch(r"[!-)+-~]+", deployment.model):
+            message = f"{deployment.model!r} cannot be asked for upstream; write the name itself"
+            yield (*key, "model"), f"{message}, in visible ASCII without *"
+        if any(_is_same(deployment, earlier) for earlier in model.deployments[:index]):
+            yield key, "stands twice in this list; keep one and give it the weight of both"
+
+
+def _is_same(one: Deployment, other: Deployment) -> bool:
+    return (one.upstream, one.model) == (other.upstream, other.model)
+
+
+def _model_problem(name: str, models: Mapping[str, Model]) -> str | None:
+    """Why `name` cannot be called as a model, if it cannot."""
+    if is_pattern(name):
+        return f"'{name}' is a pattern; name one model"
+    if find_model(models, name) is None:
+        return f"no model is called '{name}'; {_undefined(name, models, _MODEL_TABLE)}"
+    return None
+
+
+def _undefined(name: str, known: Iterable[str], table: str) -> str:
+    names = list(known)
+    hint = f"; the file has {', '.join(map(repr, names[:8]))}" if names else ""
+    return f"define it as {table.replace('NAME', name)}{did_you_mean(name, names) or hint}"
+
+
+def _loop_findings(models: Mapping[str, Model]) -> Findings:
+    """Fallbacks that come back to where they started; each loop once."""
+    seen: set[frozenset[str]] = set()
+    for name in models:
+        for index, fallback in enumerate(models[name].fallbacks):
+            loop = _way_back(name, fallback, models)
+            if loop and frozenset(loop) not in seen:
+                seen.add(frozenset(loop))
+                way = " -> ".join((name, *loop))
+                message = f"falls back to itself: {way}; take one of these fallbacks out"
+                yield ("models", name, "fallbacks", index), message
+
+
+def _way_back(start: str, first: str, models: Mapping[str, Model]) -> tuple[str, ...]:
+    """The models from `first` to `start` along fallbacks, both included; () without a way."""
+    target = find_model(models, first)
+    waiting: list[tuple[str, ...]] = [(target,)] if target is not None else []
+    visited: set[str] = set()
+    for way in waiting:  # grows while it is walked: breadth first, each model once
+        if way[-1] == start:
+            return way
+        if way[-1] in visited:
+            continue
+        visited.add(way[-1])
+        onward = (find_model(models, name) for name in models[way[-1]].fallbacks)
+        waiting.extend((*way, model) for model in onward if model is not None)
+    return ()
+
+
+def _grant_findings(
+    allowed: tuple[str, ...],
+    limits: tuple[Limit, ...],
+    budgets: tuple[Budget, ...],
+    key: Key,
+    settings: Settings,
+) -> Findings:
+    for index, name in enumerate(allowed):
+        if problem := _reference_problem(name, settings.models):
+            yield (*key, "models", index), problem
+    for index, limit in enumerate(limits):
+        yield from _limit_findings(limit, (*key, "limits", index), settings.models)
+    for index, budget in enumerate(budgets):
+        yield from _budget_findings(budget, (*key, "budgets", index), settings.models)
+
+
+def _reference_problem(name: str, models: Mapping[str, Model]) -> str | None:
+    """Why `name` matters to no model; a pattern may be written before the models that it covers."""
+    return None if is_pattern(name) else _model_problem(name, models)
+
+
+def _limit_findings(limit: Limit, key: Key, models: Mapping[str, Model]) -> Findings:
+    amounts = [limit.requests, limit.tokens, limit.concurrent]
+    if sum(amount is not None for amount in amounts) != 1:
+        yield key, "must hold one of requests, tokens and concurrent; write one limit for each"
+    elif limit.concurrent is None and limit.per is None:
+        yield (*key, "per"), 'is required for a rate, but missing; add per = "minute"'
+    elif limit.concurrent is not None and limit.per is not None:
+        yield (*key, "per"), f"means nothing beside concurrent (value '{limit.per}'); remove it"
+    if limit.model is not None and (problem := _reference_problem(limit.model, models)):
+        yield (*key, "model"), problem
+
+
+def _budget_findings(budget: Budget, key: Key, models: Mapping[str, Model]) -> Findings:
+    kind, _, model = budget.at_limit.partition(":")
+    if budget.at_limit in _AT_LIMIT:
+        return
+    if kind != "model" or not model:
+        hint = did_you_mean(budget.at_limit, _AT_LIMIT)
+        yield (
+            (*key, "at_limit"),
+            f"must be 'reject', 'queue' or 'model:NAME' (value {budget.at_limit!r}){hint}",
+        )
+    elif problem := _model_problem(model, models):
+        yield (*key, "at_limit"), problem
+
+
+def uncovered_patterns(allowed: Iterable[str], models: Mapping[str, Model]) -> list[str]:
+    """The patterns in a list of models that cover no model of the file."""
+    names = {*models, *(alias for model in models.values() for alias in model.aliases)}
+    return [
+        pattern
+        for pattern in allowed
+        if is_pattern(pattern)
+        and not any(matches(pattern, name) or matches(name, pattern) for name in names)
+    ]

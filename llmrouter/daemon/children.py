@@ -1,0 +1,111 @@
+"""Child processes of the supervisor: started by exec, watched, replaced when they die."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+_log = logging.getLogger(__name__)
+
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MAX_S = 5.0
+STABLE_S = 5.0
+"""A child that lived for so long is replaced at once; one that dies sooner, ever later."""
+
+
+class Respawn:
+    """How long to wait before a child is replaced. Pure: time is an argument."""
+
+    def __init__(self) -> None:
+        self._wait_s = 0.0
+
+    def wait_s(self, lived_s: float) -> float:
+        """Seconds until a child that lived for `lived_s` is replaced: none the first time."""
+        if lived_s >= STABLE_S:
+            self._wait_s = 0.0
+        waited = self._wait_s
+        self._wait_s = min(BACKOFF_MAX_S, max(BACKOFF_FIRST_S, waited * 2))
+        return waited
+
+
+async def spawn_child(
+    module: str,
+    arguments: Iterable[str],
+    *,
+    fds: Iterable[int],
+    stdin: int,
+    environ: Mapping[str, str],
+) -> asyncio.subprocess.Process:
+    """Start `python -m module`, with `fds` inherited under their numbers, and nothing else."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        "-m",
+        module,
+        *arguments,
+        stdin=stdin,
+        pass_fds=tuple(fds),
+        env=dict(environ),
+    )
+
+
+def environment(hidden: Iterable[str]) -> dict[str, str]:
+    """Our environment without the variables that hold credentials: those go by channel."""
+    names = set(hidden)
+    return {name: value for name, value in os.environ.items() if name not in names}
+
+
+def ending(status: int) -> str:
+    """How a child ended, in words."""
+    if status >= 0:
+        return f"exit status {status}"
+    return f"signal {signal.Signals(-status).name}"
+
+
+class Child:
+    """One place in the process tree: whoever stands there is replaced until `stopping`."""
+
+    def __init__(
+        self,
+        name: str,
+        start: Callable[[], Awaitable[asyncio.subprocess.Process]],
+        clock: Callable[[], float],
+    ) -> None:
+        self.name = name
+        self._start = start
+        self._clock = clock
+        self.process: asyncio.subprocess.Process | None = None
+        self.stopping = False
+
+    def __repr__(self) -> str:
+        pid = self.process.pid if self.process is not None else None
+        return f"<Child {self.name} pid={pid} stopping={self.stopping}>"
+
+    async def keep(self) -> None:
+        """Start it, and start it again whenever it dies, until it is stopping."""
+        respawn = Respawn()
+        while not self.stopping:
+            started_at = self._clock()
+            self.process = await self._start()
+            status = await self.process.wait()
+            if self._is_stopping():
+                return
+            wait_s = respawn.wait_s(self._clock() - started_at)
+            _log.warning(
+                "child=%s pid=%d ended=%r replaced_in_s=%g",
+                self.name,
+                self.process.pid,
+                ending(status),
+                wait_s,
+            )
+            await asyncio.sleep(wait_s)
+
+    def _is_stopping(self) -> bool:
+        return self.stopping
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it lives."""
+        if self.process is not None and self.process.returncode is None:
+            self.process.send_signal(number)

@@ -1,0 +1,170 @@
+"""A worker: one event loop that serves on the supervisor's listeners.
+
+    python -P -m llmrouter.daemon.worker CHANNEL_FD
+
+It learns everything over its channel, serves until it is told to drain, and drains by itself when
+the supervisor dies or on SIGTERM: what is in flight is finished, for `server.timeouts.drain` at
+most, then it exits. SIGINT and SIGHUP of a terminal are the supervisor's to act on.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import gc
+import logging
+import os
+import secrets
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from llmrouter.access.keyring import Keyring
+from llmrouter.config.schema import Settings
+from llmrouter.daemon import build, logs
+from llmrouter.daemon.channel import Applied, Channel, Drain, Keys, Ready, Start
+from llmrouter.gateway.pipeline import Gateway
+from llmrouter.http1.server import Server
+from llmrouter.metering.journal import Journal, JournalFiles
+from llmrouter.metering.records import Header
+from llmrouter.tasks import spawn
+
+_log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Serve until told otherwise."""
+    end = socket.socket(fileno=int(sys.argv[1]))
+    for ignored in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_IGN)
+    uvloop.run(_main(end))
+
+
+async def _main(end: socket.socket) -> None:
+    draining = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, draining.set)
+    channel = await Channel.over(end)
+    start = await channel.to_worker()
+    if not isinstance(start, Start):
+        return  # the supervisor died before it had anything to say
+    logs.configure(f"worker-{start.worker}")
+    settings = msgspec.msgpack.decode(start.config, type=Settings)
+    with contextlib.ExitStack() as stack:
+        worker = _Worker(settings, start, stack)
+        await worker.listen()
+        listening = spawn(worker.obey(channel, draining), name="channel")
+        gc.collect()
+        gc.freeze()  # what stands now stays; collections look only at what comes after
+        channel.send(Ready())
+        await draining.wait()
+        await worker.drain()
+        listening.cancel()
+        channel.close()
+
+
+class _Worker:
+    """What one worker consists of."""
+
+    def __init__(self, settings: Settings, start: Start, stack: contextlib.ExitStack) -> None:
+        loop = asyncio.get_running_loop()
+        self._settings = settings
+        self._start = start
+        self._keyring: Keyring = build.keyring(start)
+        self._journal = _journal(settings, start, stack)
+        log = logs.ExchangeLog(
+            f"worker-{start.worker}",
+            call_later=loop.call_later,
+            clock=loop.time,
+            wall=time.time,  # noqa: TID251 - a log line tells the time of the day
+        )
+        stack.callback(log.close)
+        self._gateway: Gateway = build.gateway(settings, start, self._keyring, self._journal, log)
+        self._server: Server = build.server(settings, start, self._gateway)
+        self._listeners: list[asyncio.Server] = []
+
+    async def listen(self) -> None:
+        """Accept connections on the supervisor's listeners."""
+        loop = asyncio.get_running_loop()
+        tls = self._tls()
+        for fd in self._start.listener_fds:
+            listener = socket.socket(fileno=fd)
+            listener.setblocking(False)
+            is_unix = listener.family == socket.AF_UNIX
+            make = loop.create_unix_server if is_unix else loop.create_server
+            serving = await make(
+                self._server.protocol, sock=listener, ssl=None if is_unix else tls, backlog=4096
+            )
+            self._listeners.append(serving)
+
+    async def obey(self, channel: Channel, draining: asyncio.Event) -> None:
+        """Do what the supervisor says, until it says that we drain, or dies."""
+        while not draining.is_set():
+            match await channel.to_worker():
+                case Keys(serial=serial, keys=keys):
+                    self._keyring.apply(keys)
+                    channel.send(Applied(serial))
+                case Drain():
+                    draining.set()
+                case None:
+                    _log.warning("the supervisor is gone; draining")
+                    draining.set()
+                case Start():
+                    raise AssertionError("a worker starts once")
+
+    async def drain(self) -> None:
+        """Finish what is in flight, as far as it ends in time."""
+        for listener in self._listeners:
+            listener.close()
+        self._gateway.draining = True
+        self._server.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.server.timeouts.drain):
+                await self._server.emptied()
+        if self._server.connections:
+            _log.warning("connections_cut=%d", len(self._server.connections))
+        self._server.abort()
+        await self._server.emptied()
+
+    def _tls(self) -> ssl.SSLContext | None:
+        table = self._settings.server.tls
+        if table is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(table.cert, table.key)
+        return context
+
+
+def _journal(settings: Settings, start: Start, stack: contextlib.ExitStack) -> Journal:
+    loop = asyncio.get_running_loop()
+    header = Header(worker=str(start.worker), boot=secrets.token_hex(8), pid=os.getpid())
+    sync: Callable[[int], None] | None = None
+    if settings.journal.fsync == "batch":
+        syncing = concurrent.futures.ThreadPoolExecutor(1, "fsync")
+        stack.callback(syncing.shutdown)
+
+        def sync(fd: int) -> None:
+            syncing.submit(_sync, fd)
+
+    files = JournalFiles(Path(start.journal_dir), header, sync=sync)
+    journal = Journal(files, call_soon=loop.call_soon, call_later=loop.call_later)
+    stack.callback(journal.close)
+    return journal
+
+
+def _sync(fd: int) -> None:
+    try:
+        os.fdatasync(fd)
+    except OSError as error:
+        _log.warning("journal_sync_failed=%r", error.strerror)
+    finally:
+        os.close(fd)
+
+
+if __name__ == "__main__":
+    main()

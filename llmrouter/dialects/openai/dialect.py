@@ -1,0 +1,108 @@
+"""The dialect object: which paths, headers and bodies make up the OpenAI API."""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from llmrouter.contracts.call import Call, Operation, Usage
+from llmrouter.contracts.dialect import Dialect, StreamTap
+from llmrouter.dialects.openai import answer, refusal, request
+from llmrouter.errors import RouterError
+
+_encode = msgspec.json.Encoder().encode
+_UPSTREAM_PATHS = {
+    Operation.CHAT: b"/chat/completions",
+    Operation.COMPLETION: b"/completions",
+    Operation.EMBEDDING: b"/embeddings",
+    Operation.RESPONSE: b"/responses",
+}
+_BEARER = b"bearer "
+
+
+class _Model(msgspec.Struct):
+    id: str
+    created: int
+    object: str = "model"
+    owned_by: str = "llmrouter"
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+    object: str = "list"
+
+
+class OpenAI:
+    """OpenAI's API, as its SDKs and the many compatible servers speak it."""
+
+    name = "openai"
+    paths: Mapping[bytes, Operation] = {
+        b"/v1" + path: operation for operation, path in _UPSTREAM_PATHS.items()
+    }
+    models_path = b"/v1/models"
+    # Not passed on: `openai-organization` and `openai-project`, which would let a caller choose
+    # the account that our credential bills, and `accept-encoding`, since we read what comes back.
+    request_headers = frozenset(
+        {b"content-type", b"accept", b"user-agent", b"openai-beta", b"idempotency-key"}
+    )
+    # Not passed on: the names and rate limits of our account, and cookies.
+    response_headers = frozenset(
+        {
+            b"content-type",
+            b"content-encoding",
+            b"cache-control",
+            b"openai-model",
+            b"openai-version",
+            b"openai-processing-ms",
+            b"retry-after",
+            b"retry-after-ms",
+            b"x-should-retry",
+        }
+    )
+
+    def presented_key(self, headers: Mapping[bytes, bytes]) -> bytes | None:
+        authorization = headers.get(b"authorization")
+        if authorization is None:
+            return headers.get(b"x-api-key") or headers.get(b"api-key")
+        if authorization[: len(_BEARER)].lower() == _BEARER:
+            return authorization[len(_BEARER) :].strip()
+        return authorization
+
+    def credential_headers(self, secret: str) -> tuple[tuple[bytes, bytes], ...]:
+        return ((b"authorization", b"Bearer " + secret.encode("ascii")),)
+
+    def upstream_path(self, operation: Operation) -> bytes:
+        return _UPSTREAM_PATHS[operation]
+
+    def read_call(self, operation: Operation, body: bytes) -> Call:
+        return request.read_call(operation, body)
+
+    def upstream_body(self, call: Call, model: str) -> bytes:
+        return request.upstream_body(call, model)
+
+    def read_usage(self, body: bytes) -> Usage | None:
+        return answer.read_usage(body)
+
+    def read_usage_tail(self, tail: bytes) -> Usage | None:
+        return answer.read_usage_tail(tail)
+
+    def tap(self, call: Call) -> StreamTap:
+        if call.operation is Operation.RESPONSE:
+            return answer.ResponseTap(call)
+        return answer.CompletionTap(call)
+
+    def error_body(self, error: RouterError, request_id: str) -> bytes:
+        return refusal.error_body(error, request_id)
+
+    def error_event(self, call: Call, error: RouterError, request_id: str) -> bytes:
+        if call.operation is Operation.RESPONSE:
+            return refusal.response_error_event(error, request_id)
+        return refusal.completion_error_event(error, request_id)
+
+    def models_body(self, models: Iterable[str], created_at_s: int) -> bytes:
+        return _encode(_Models([_Model(model, created_at_s) for model in models]))
+
+    def model_body(self, model: str, created_at_s: int) -> bytes:
+        return _encode(_Model(model, created_at_s))
+
+
+_: type[Dialect] = OpenAI

@@ -1,0 +1,150 @@
+"""Calls out of request bodies, and bodies for upstreams.
+
+A body is decoded one level deep: names, and values that stay bytes. A name that occurs twice is
+refused, because two readers may disagree about which one counts (RFC 8259, 4), and then what was
+authorised would not be what the upstream does. Everything not changed keeps its bytes.
+"""
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from llmrouter.contracts.call import Call, Operation
+from llmrouter.errors import InvalidJson, InvalidRequest
+
+MODEL_CHARS_MAX = 256
+_STREAMED_USAGE_OPTION = {Operation.CHAT, Operation.COMPLETION}
+"""Where a stream tells its usage only if `stream_options.include_usage` asks for it."""
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_text = msgspec.json.Decoder(str)
+_encode = msgspec.json.Encoder().encode
+_TRUE = msgspec.Raw(b"true")
+_MEMBER = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\r\n]*:[ \t\r\n]*')
+_END = re.compile(rb"[ \t\r\n]*}[ \t\r\n]*")
+_BOOLEANS = {b"true": True, b"false": False, b"null": False}
+
+
+def read_call(operation: Operation, body: bytes) -> Call:
+    """Read what routing and metering need; raises InvalidJson, InvalidRequest."""
+    members = _decode_members(body)
+    spans = None if _encode(members) == body else _spans(body, members)
+    stream = operation is not Operation.EMBEDDING and _flag(members, "stream")
+    return Call(
+        operation=operation,
+        model=_model(members),
+        stream=stream,
+        wants_usage=stream and _wants_usage(members),
+        body=body,
+        members=members,
+        spans=spans,
+    )
+
+
+def upstream_body(call: Call, model: str) -> bytes:
+    """The caller's body with the deployment's model and, for streams, the usage option."""
+    changes: dict[str, msgspec.Raw] = {}
+    if model != call.model:
+        changes["model"] = msgspec.Raw(_encode(model))
+    if call.stream and not call.wants_usage and call.operation in _STREAMED_USAGE_OPTION:
+        changes["stream_options"] = _with_usage(call.members.get("stream_options"))
+    if not changes:
+        return call.body
+    if call.spans is None:
+        return _encode({**call.members, **changes})
+    return _splice(call.body, call.spans, changes)
+
+
+def _decode_members(body: bytes) -> dict[str, msgspec.Raw]:
+    try:
+        return _members.decode(body)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest("the body is not a JSON object; send an object") from error
+    except msgspec.DecodeError as error:
+        raise InvalidJson(f"the body is not JSON: {error}") from error
+    except RecursionError as error:
+        raise InvalidJson("the body is not JSON that can be read: nested too deeply") from error
+
+
+def _model(members: Mapping[str, msgspec.Raw]) -> str:
+    raw = members.get("model")
+    if raw is None:
+        raise InvalidRequest("the member 'model' is missing; name a model", param="model")
+    try:
+        model = _text.decode(raw)
+    except msgspec.DecodeError as error:
+        raise InvalidRequest("the member 'model' is not a string", param="model") from error
+    if not 0 < len(model) <= MODEL_CHARS_MAX:
+        reason = f"the model's name has {len(model)} characters; 1 to {MODEL_CHARS_MAX} can be"
+        raise InvalidRequest(reason, param="model")
+    return model
+
+
+def _flag(members: Mapping[str, msgspec.Raw], name: str) -> bool:
+    raw = members.get(name)
+    if raw is None:
+        return False
+    value = _BOOLEANS.get(bytes(raw))
+    if value is None:
+        raise InvalidRequest(f"the member '{name}' is neither true nor false", param=name)
+    return value
+
+
+def _wants_usage(members: Mapping[str, msgspec.Raw]) -> bool:
+    options = members.get("stream_options")
+    if options is None or bytes(options) == b"null":
+        return False
+    try:
+        return _flag(_members.decode(options), "include_usage")
+    except msgspec.DecodeError as error:
+        reason = "the member 'stream_options' is not an object"
+        raise InvalidRequest(reason, param="stream_options") from error
+
+
+def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:
+    members = {} if options is None or bytes(options) == b"null" else _members.decode(options)
+    return msgspec.Raw(_encode({**members, "include_usage": _TRUE}))
+
+
+def _spans(body: bytes, members: Mapping[str, msgspec.Raw]) -> dict[str, tuple[int, int]]:
+    """Find every member's value in `body`, in order; only a name that occurs twice prevents it."""
+    spans = {}
+    at = 0
+    for name, raw in members.items():
+        match = _MEMBER.match(body, at)
+        value = bytes(raw)
+        if (
+            match is None
+            or _text.decode(match[1]) != name
+            or not body.startswith(value, match.end())
+        ):
+            raise _occurs_twice(match)
+        at = match.end() + len(value)
+        spans[name] = (match.end(), at)
+    if _END.fullmatch(body, at) is None:
+        raise _occurs_twice(_MEMBER.match(body, at))
+    return spans
+
+
+def _occurs_twice(match: re.Match[bytes] | None) -> InvalidRequest:
+    name = repr(_text.decode(match[1])[:100]) if match else "a member"
+    return InvalidRequest(f"{name} or a member beside it occurs twice in the body; send it once")
+
+
+def _splice(
+    body: bytes, spans: Mapping[str, tuple[int, int]], changes: Mapping[str, msgspec.Raw]
+) -> bytes:
+    pieces = []
+    at = 0
+    for name, (start, end) in spans.items():
+        if name in changes:
+            pieces += [body[at:start], bytes(changes[name])]
+            at = end
+    close = body.rindex(b"}")
+    pieces.append(body[at:close])
+    pieces += [
+        b', "%b": %b' % (name.encode(), changes[name]) for name in changes.keys() - spans.keys()
+    ]
+    pieces.append(body[close:])
+    return b"".join(pieces)

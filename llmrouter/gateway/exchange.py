@@ -1,0 +1,109 @@
+"""One HTTP request, its response, and the connection they travel on."""
+
+from http import HTTPStatus
+from typing import Protocol
+
+from llmrouter.access.principal import Principal
+from llmrouter.contracts.call import Operation
+from llmrouter.contracts.dialect import Dialect
+from llmrouter.errors import RouterError
+from llmrouter.http1.downstream import ServerConnection
+from llmrouter.http1.request import Request
+
+STATUS_LINES = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
+    for status in HTTPStatus
+}
+_JSON = b"content-type: application/json\r\n"
+
+
+def status_line(status: int) -> bytes:
+    """The first line of a response."""
+    return STATUS_LINES.get(status) or b"HTTP/1.1 %d Status\r\n" % status
+
+
+class Server(Protocol):
+    """Carries exchanges to their end."""
+
+    async def serve(self, exchange: "Exchange") -> None:
+        """Answer `exchange`."""
+
+
+class Exchange:
+    """What travels along the path; who and what it is for is filled in on the way."""
+
+    __slots__ = (
+        "_server",
+        "arrived_at",
+        "connection",
+        "deployment",
+        "dialect",
+        "error",
+        "model",
+        "operation",
+        "principal",
+        "refusal",
+        "request",
+        "request_id",
+        "status",
+    )
+
+    def __init__(
+        self, server: Server, connection: ServerConnection, request: Request, request_id: str
+    ) -> None:
+        self._server = server
+        self.connection = connection
+        self.request = request
+        self.request_id = request_id
+        self.arrived_at = 0.0
+        """When its head was complete, on the loop's clock."""
+        self.dialect: Dialect
+        self.operation: Operation | None = None
+        """What is asked for, if it is a call."""
+        self.principal: Principal | None = None
+        self.refusal: RouterError | None = None
+        """Why it is refused, if its head alone already says so."""
+        # for the log
+        self.model = ""
+        self.deployment = ""
+        self.status = 0
+        """What was answered; 0 while nothing was."""
+        self.error: RouterError | None = None
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.request_id} {self.request!r} status={self.status}>"
+
+    async def serve(self) -> None:
+        """Its turn on the connection has come."""
+        await self._server.serve(self)
+
+    def refuse(self, error: RouterError) -> None:
+        """Refuse it now; its body is not waited for."""
+        self.refusal = error
+        self.request.wants_body = False
+
+    def head(self, status: int, headers: bytes = b"") -> bytes:
+        """Status line, `headers`, and those that every response has."""
+        self.status = status
+        return b"%b%bx-request-id: %b\r\n" % (
+            status_line(status),
+            headers,
+            self.request_id.encode(),
+        )
+
+    def respond_json(self, status: int, body: bytes, headers: bytes = b"") -> None:
+        """Answer with JSON of our own."""
+        self.connection.respond(self.head(status, _JSON + headers), body)
+
+    def reject(self, error: RouterError) -> None:
+        """Answer with an error; where an answer has begun already, cut it."""
+        self.error = error
+        if self.connection.has_begun():
+            self.connection.cut()
+            return
+        headers = b""
+        if error.retry_after_s is not None:
+            headers = b"retry-after: %d\r\n" % error.retry_after_s
+        if error.status == HTTPStatus.UNAUTHORIZED:
+            headers += b"www-authenticate: Bearer\r\n"
+        self.respond_json(error.status, self.dialect.error_body(error, self.request_id), headers)

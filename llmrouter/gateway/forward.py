@@ -1,0 +1,85 @@
+"""Fourth step: send the call to a deployment, and wait for the answer to begin."""
+
+import asyncio
+from collections.abc import Mapping
+
+from llmrouter.contracts.call import Call
+from llmrouter.gateway.exchange import Exchange
+from llmrouter.gateway.failure import translated
+from llmrouter.gateway.meter import Meter
+from llmrouter.gateway.reply import Reply
+from llmrouter.gateway.upstream import Upstream
+from llmrouter.http1.errors import ConnectionLost, HttpError
+from llmrouter.http1.upstream import UpstreamConnection
+from llmrouter.routing.deployment import Deployment
+
+JOINED_BODY_BYTES_MAX = 65_536
+"""Up to here head and body are joined for one write; a longer body is not copied for it."""
+
+
+class Forwarder:
+    """Makes attempts at deployments."""
+
+    def __init__(self, upstreams: Mapping[str, Upstream]) -> None:
+        self._upstreams = upstreams
+        self._loop = asyncio.get_running_loop()
+
+    async def forward(
+        self, exchange: Exchange, call: Call, deployment: Deployment, meter: Meter
+    ) -> Reply:
+        """Send `call`; return its answer once that has begun (see `reply`).
+
+        The call's begin is in the journal before its first byte leaves. Raises UpstreamUnreachable,
+        UpstreamTimeout, UpstreamError, and Overloaded where the journal cannot be written.
+        """
+        upstream = self._upstreams[deployment.upstream]
+        model = deployment.model_for(call.model)
+        exchange.deployment = f"{upstream.name}/{model}"
+        body = upstream.dialect.upstream_body(call, model)
+        head = upstream.request_head(call.operation, exchange.request, len(body))
+        connection = upstream.pool.take() or await self._connect(upstream, exchange)
+        reply = self._expect(upstream, connection)
+
+        def failed(error: OSError) -> None:
+            meter.never_begun()
+            reply.fail(error)
+
+        meter.begin(call, lambda: _send(connection, head, body), failed)
+        await _arrived(reply)
+        if isinstance(reply.error, ConnectionLost) and reply.error.stale:
+            # The upstream closed it in the moment in which we reused it, and read nothing.
+            connection = await self._connect(upstream, exchange)
+            reply = self._expect(upstream, connection)
+            _send(connection, head, body)
+            await _arrived(reply)
+        if reply.error is not None and reply.is_lost():
+            raise translated(reply.error, exchange)
+        meter.first_byte()
+        return reply
+
+    async def _connect(self, upstream: Upstream, exchange: Exchange) -> UpstreamConnection:
+        try:
+            return await upstream.pool.fresh(upstream.timeouts.connect_s)
+        except HttpError as error:
+            raise translated(error, exchange) from error
+
+    def _expect(self, upstream: Upstream, connection: UpstreamConnection) -> Reply:
+        reply = Reply(self._loop, connection)
+        connection.expect(reply, upstream.timeouts)
+        return reply
+
+
+def _send(connection: UpstreamConnection, head: bytes, body: bytes) -> None:
+    if len(body) <= JOINED_BODY_BYTES_MAX:
+        connection.send(head + body)
+    else:
+        connection.send(head)
+        connection.send(body)
+
+
+async def _arrived(reply: Reply) -> None:
+    try:
+        await reply.arrived()
+    except asyncio.CancelledError:
+        reply.close()
+        raise

@@ -1,0 +1,215 @@
+"""The gateway: carries every exchange along the path, and turns errors into answers."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from llmrouter.contracts.call import Operation
+from llmrouter.contracts.dialect import Dialect
+from llmrouter.errors import (
+    BodyTooLarge,
+    Draining,
+    HeadTooLarge,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    Overloaded,
+    RequestTimeout,
+    RouterError,
+    UnknownPath,
+)
+from llmrouter.gateway.admit import Admission
+from llmrouter.gateway.authenticate import Authenticator
+from llmrouter.gateway.exchange import Exchange
+from llmrouter.gateway.forward import Forwarder
+from llmrouter.gateway.meter import Meter
+from llmrouter.gateway.respond import respond
+from llmrouter.gateway.route import Router
+from llmrouter.http1.downstream import ServerConnection
+from llmrouter.http1.errors import MessageError
+from llmrouter.http1.request import Request
+from llmrouter.http1.server import Application
+
+_log = logging.getLogger(__name__)
+
+_MESSAGE_ERRORS: Mapping[int, type[RouterError]] = {
+    408: RequestTimeout,
+    413: BodyTooLarge,
+    431: HeadTooLarge,
+    503: Overloaded,
+}
+"""By the status of a `MessageError`; whatever else breaks a request is an InvalidRequest."""
+_SHOWN_PATH_BYTES_MAX = 100
+
+
+class ExchangeLog(Protocol):
+    """Writes one line an exchange."""
+
+    def __call__(self, exchange: Exchange) -> None:
+        """`exchange` is over."""
+
+
+class Door(msgspec.Struct, frozen=True):
+    """What is served at a path."""
+
+    dialect: Dialect
+    operation: Operation | None
+    """A call; None is the list of models."""
+
+
+class Steps(msgspec.Struct, frozen=True, kw_only=True):
+    """The steps of the path, and what they tell the time by."""
+
+    authenticator: Authenticator
+    router: Router
+    admission: Admission
+    forwarder: Forwarder
+    meter: Callable[[Exchange], Meter]
+    clock: Callable[[], float]
+    """The loop's."""
+
+
+class Gateway:
+    """Everything that one worker serves; see the package for the path."""
+
+    def __init__(
+        self,
+        dialects: Iterable[Dialect],
+        steps: Steps,
+        *,
+        request_ids: Callable[[], str],
+        log: ExchangeLog,
+        started_at_s: int,
+    ) -> None:
+        self._steps = steps
+        self._request_ids = request_ids
+        self._log = log
+        self._started_at_s = started_at_s
+        self._doors: dict[bytes, Door] = {}
+        for dialect in dialects:
+            self._doors[dialect.models_path] = Door(dialect, None)
+            for path, operation in dialect.paths.items():
+                self._doors[path] = Door(dialect, operation)
+        self._default_dialect = next(iter(self._doors.values())).dialect
+        self.draining = False
+
+    # ---- the connection calls these ---------------------------------------------------------
+
+    def open(self, connection: ServerConnection, request: Request) -> Exchange:
+        """A head has arrived: who calls, and what for. What is refused here is not read on."""
+        exchange = Exchange(self, connection, request, self._request_ids())
+        exchange.dialect = self._default_dialect
+        exchange.arrived_at = self._steps.clock()
+        try:
+            self._enter(exchange)
+        except Exception as error:  # noqa: BLE001 - one of the two places that rescue
+            exchange.refuse(self._rescue(error, exchange))
+        return exchange
+
+    async def serve(self, exchange: Exchange) -> None:
+        """Carry one exchange to its end; every `RouterError` becomes a response here."""
+        try:
+            if exchange.refusal is not None:
+                exchange.reject(exchange.refusal)
+            elif exchange.operation is None:
+                self._list_models(exchange)
+            else:
+                await self._carry(exchange, exchange.operation)
+        except Exception as error:  # noqa: BLE001 - one of the two places that rescue
+            exchange.reject(self._rescue(error, exchange))
+        finally:
+            self._log(exchange)
+
+    def reject(self, request: Request, error: MessageError) -> tuple[bytes, bytes]:
+        """Say what was wrong with bytes that are no proper request."""
+        kind = _MESSAGE_ERRORS.get(error.status, InvalidRequest)
+        retry_after_s = 1 if kind is Overloaded else None
+        refusal = kind(error.reason, retry_after_s=retry_after_s)
+        door = self._doors.get(request.path)
+        dialect = door.dialect if door is not None else self._default_dialect
+        return self.refusal(dialect, refusal)
+
+    def refusal(self, dialect: Dialect, error: RouterError) -> tuple[bytes, bytes]:
+        """Head and body for a refusal that no exchange stands behind."""
+        request_id = self._request_ids()
+        exchange_head = b"HTTP/1.1 %d Refused\r\ncontent-type: application/json\r\n" % error.status
+        head = exchange_head + b"x-request-id: %b\r\n" % request_id.encode()
+        if error.retry_after_s is not None:
+            head += b"retry-after: %d\r\n" % error.retry_after_s
+        return head, dialect.error_body(error, request_id)
+
+    # ---- the path ---------------------------------------------------------------------------
+
+    def _enter(self, exchange: Exchange) -> None:
+        """Find the door, and who stands before it."""
+        if self.draining:
+            raise Draining("this node is draining; try again on another", retry_after_s=1)
+        request = exchange.request
+        door = self._door(request.path)
+        exchange.dialect = door.dialect
+        exchange.operation = door.operation
+        allowed = (b"GET", b"HEAD") if door.operation is None else (b"POST",)
+        if request.method not in allowed:
+            method = request.method.decode("ascii")
+            raise MethodNotAllowed(f"{method} is not served here; use {allowed[0].decode()}")
+        exchange.principal = self._steps.authenticator.authenticate(exchange)
+
+    def _door(self, path: bytes) -> Door:
+        door = self._doors.get(path)
+        if door is not None:
+            return door
+        for listing, candidate in self._doors.items():
+            if candidate.operation is None and path.startswith(listing + b"/"):
+                return candidate
+        shown = path[:_SHOWN_PATH_BYTES_MAX].decode("ascii", "replace")
+        served = ", ".join(sorted(path.decode() for path in self._doors))
+        raise UnknownPath(f"nothing is served at {shown!r}; served are: {served}")
+
+    async def _carry(self, exchange: Exchange, operation: Operation) -> None:
+        """Carry one call: route, admit, forward, meter, respond."""
+        principal = exchange.principal
+        assert principal is not None
+        steps = self._steps
+        call = exchange.dialect.read_call(operation, exchange.request.body)
+        route = steps.router.find(call.model, principal)
+        exchange.model = route.model_of(call.model)
+        with steps.admission.admit(), steps.meter(exchange) as meter:
+            reply = await steps.forwarder.forward(exchange, call, route.choose(), meter)
+            try:
+                if reply.is_stream:
+                    # A stream may last for minutes; its prompt is not needed any more.
+                    call = call.without_body()
+                    exchange.request.drop_body()
+                await respond(exchange, call, reply, meter)
+            finally:
+                reply.close()
+
+    def _list_models(self, exchange: Exchange) -> None:
+        principal, dialect = exchange.principal, exchange.dialect
+        assert principal is not None
+        router = self._steps.router
+        prefix = dialect.models_path + b"/"
+        path = exchange.request.path
+        if not path.startswith(prefix):
+            body = dialect.models_body(router.names(principal), self._started_at_s)
+        else:
+            name = _unquote(path.removeprefix(prefix))
+            router.check_listed(name, principal)
+            body = dialect.model_body(name, self._started_at_s)
+        exchange.respond_json(200, body)
+
+    def _rescue(self, error: Exception, exchange: Exchange) -> RouterError:
+        if isinstance(error, RouterError):
+            return error
+        _log.error("exchange %s failed", exchange.request_id, exc_info=error)
+        return InternalError("this is a fault of the router; tell your operator the request id")
+
+
+def _unquote(text: bytes) -> str:
+    return unquote_to_bytes(text).decode("utf-8", "replace")
+
+
+_: type[Application] = Gateway

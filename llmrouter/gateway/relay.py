@@ -1,0 +1,162 @@
+"""A running answer on its way through: from the upstream's read straight to the client's write.
+
+`StreamRelay` passes on whole events, so that whatever must be said after a cut stands on its own;
+an answer without its dialect's end marker is ended by an error event and a cut, never cleanly.
+`PlainRelay` passes on a plain answer too long to be held back; a cut of it stays visible in its
+framing.
+
+A slow reader pauses the upstream: what it has not taken is never more than one high-water mark and
+one read. Invariant: nothing here awaits but `done`.
+"""
+
+import asyncio
+
+from llmrouter.contracts.call import Call
+from llmrouter.contracts.dialect import StreamTap
+from llmrouter.errors import RouterError, UpstreamError
+from llmrouter.gateway.exchange import Exchange
+from llmrouter.gateway.failure import translated
+from llmrouter.gateway.reply import Reply
+from llmrouter.http1.errors import HttpError
+from llmrouter.http1.sse import EventTooLong, Splitter
+from llmrouter.http1.upstream import ResponseReceiver
+
+
+class _Relay:
+    """What both kinds share: beginning the response, slowing down, and ending once."""
+
+    __slots__ = ("_connection", "_done", "_exchange", "_head", "_reply", "error")
+
+    def __init__(self, exchange: Exchange, reply: Reply, head: bytes) -> None:
+        self._exchange = exchange
+        self._connection = exchange.connection
+        self._reply = reply
+        self._head: bytes | None = head
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.error: RouterError | None = None
+        """Why the answer was cut; None if it is whole."""
+
+    async def run(self, receiver: ResponseReceiver) -> None:
+        """Pass on everything, until the end."""
+        connection = self._connection
+        self._reply.hand_over(receiver)
+        connection.on_writable(self._slow_down)
+        try:
+            await self._done
+        finally:
+            connection.on_writable(None)
+
+    def response_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        """The head has come long since."""
+        raise AssertionError("a response has one head")
+
+    def _slow_down(self, writable: bool) -> None:
+        self._reply.pause(paused=not writable)
+
+    def _send(self, data: bytes) -> None:
+        if self._head is not None:
+            self._connection.begin(self._head)
+            self._head = None
+        self._connection.send(data)
+
+    def _finish(self) -> None:
+        if self._head is not None:
+            self._connection.begin(self._head)
+        self._connection.finish()
+        self._end()
+
+    def _end(self) -> None:
+        if not self._done.done():
+            self._done.set_result(None)
+
+
+class StreamRelay(_Relay):
+    """Passes on a stream of events."""
+
+    __slots__ = ("_call", "_splitter", "tap")
+
+    def __init__(
+        self, exchange: Exchange, reply: Reply, head: bytes, call: Call, tap: StreamTap
+    ) -> None:
+        super().__init__(exchange, reply, head)
+        self._call = call
+        self._splitter = Splitter()
+        self.tap = tap
+
+    def response_data(self, data: bytes) -> None:
+        """Events came, or parts of them."""
+        if self.error is not None:
+            return
+        try:
+            block = self._splitter.feed(data)
+            if block:
+                block = self.tap.feed(block)
+        except EventTooLong:
+            self._cut(UpstreamError("the upstream sent an event too long to be passed on"))
+        except UpstreamError as error:
+            self._cut(error)
+        else:
+            if block:
+                self._send(block)
+
+    def response_end(self, *, framed: bool) -> None:
+        """The upstream has ended its answer; whether it is whole, the dialect knows."""
+        if self.error is not None:
+            return
+        if self.tap.complete and not self._splitter.held_bytes:
+            self._finish()
+        else:
+            self._cut(UpstreamError("the upstream ended its answer without its end marker"))
+
+    def response_lost(self, error: HttpError) -> None:
+        """The upstream broke off; only what comes after the end marker may be lost."""
+        if self.error is not None:
+            return
+        if self.tap.complete and not self._splitter.held_bytes:
+            self._finish()
+        else:
+            self._cut(translated(error, self._exchange))
+
+    def _cut(self, error: RouterError) -> None:
+        """Say what happened, then end visibly incomplete."""
+        self.error = error
+        exchange = self._exchange
+        self._send(exchange.dialect.error_event(self._call, error, exchange.request_id))
+        self._connection.cut()
+        self._reply.close()
+        self._end()
+
+
+class PlainRelay(_Relay):
+    """Passes on a long plain answer, and keeps its last bytes, where usage stands."""
+
+    __slots__ = ("tail",)
+    TAIL_BYTES = 4096
+
+    def __init__(self, exchange: Exchange, reply: Reply, head: bytes) -> None:
+        super().__init__(exchange, reply, head)
+        self.tail = b""
+
+    def response_data(self, data: bytes) -> None:
+        """A piece of the answer came."""
+        self.tail = (self.tail + data)[-self.TAIL_BYTES :]
+        self._send(data)
+
+    def response_end(self, *, framed: bool) -> None:
+        """It is complete; where its framing cannot tell, its last byte must."""
+        if framed or self.tail.rstrip().endswith(b"}"):
+            self._finish()
+        else:
+            self._cut(UpstreamError("the upstream ended its answer before it was whole"))
+
+    def response_lost(self, error: HttpError) -> None:
+        """The upstream broke off."""
+        self._cut(translated(error, self._exchange))
+
+    def _cut(self, error: RouterError) -> None:
+        self.error = error
+        self._connection.cut()
+        self._end()
+
+
+_: tuple[type[ResponseReceiver], ...] = (StreamRelay, PlainRelay)

@@ -1,0 +1,130 @@
+"""One attempt's answer, as it arrives.
+
+The task that waits for it is woken once: when a plain answer is complete, when a stream has its
+first bytes, or when either is lost. What came by then is held here; from then on a stream is handed
+over to a receiver of its own, which no task stands behind.
+"""
+
+import asyncio
+
+from llmrouter.http1.errors import HttpError
+from llmrouter.http1.upstream import ResponseReceiver, UpstreamConnection
+
+PLAIN_BYTES_MAX = 1024 * 1024
+"""Of a plain answer held back until it is complete and checked; a longer one is passed on."""
+_OK_MAX = 300
+"""Errors are plain answers, whatever their content type says."""
+
+
+class Reply:
+    """Receives a response until somebody takes it over."""
+
+    __slots__ = (
+        "_bytes",
+        "_connection",
+        "_framed",
+        "_pieces",
+        "_receiver",
+        "_waiter",
+        "complete",
+        "error",
+        "headers",
+        "is_stream",
+        "status",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, connection: UpstreamConnection) -> None:
+        self._connection = connection
+        self._waiter: asyncio.Future[None] = loop.create_future()
+        self._pieces: list[bytes] = []
+        self._bytes = 0
+        self._receiver: ResponseReceiver = self
+        self._framed = True
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self.is_stream = False
+        self.complete = False
+        self.error: HttpError | OSError | None = None
+        """Why there will be no more of it."""
+
+    def __repr__(self) -> str:
+        state = "complete" if self.complete else "lost" if self.error else "partial"
+        return f"<Reply {self.status} {state} bytes={self._bytes}>"
+
+    def is_lost(self) -> bool:
+        """Nothing has come that could be passed on, and nothing will."""
+        return self.error is not None and not (self.is_stream and self._pieces)
+
+    @property
+    def body(self) -> bytes:
+        """What has come so far."""
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
+    async def arrived(self) -> None:
+        """Wait until there is enough to answer with, or `error` says why there never will be."""
+        await self._waiter
+
+    def fail(self, error: HttpError | OSError) -> None:
+        """There will be no answer."""
+        self.error = error
+        self._wake()
+
+    def hand_over(self, receiver: ResponseReceiver) -> None:
+        """Give what has come, and all that will, to `receiver`."""
+        pieces, self._pieces = self._pieces, []
+        if self._connection.serves(self):
+            self._receiver = receiver
+            self._connection.hand_over(receiver)
+        for piece in pieces:
+            receiver.response_data(piece)
+        if self.complete:
+            receiver.response_end(framed=self._framed)
+        elif isinstance(self.error, HttpError):
+            receiver.response_lost(self.error)
+
+    def pause(self, *, paused: bool) -> None:
+        """Stop or go on reading from upstream."""
+        if not self._connection.serves(self._receiver):
+            return
+        if paused:
+            self._connection.pause()
+        else:
+            self._connection.resume()
+
+    def close(self) -> None:
+        """Nobody wants the rest, if there is any: upstream is told by a reset."""
+        if self._connection.serves(self._receiver):
+            self._connection.abandon()
+
+    # The connection calls these.
+
+    def response_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        """The head has come."""
+        self.status = status
+        self.headers = headers
+        content_type = headers.get(b"content-type", b"")
+        self.is_stream = status < _OK_MAX and content_type.startswith(b"text/event-stream")
+
+    def response_data(self, data: bytes) -> None:
+        """Bytes of the body."""
+        self._pieces.append(data)
+        self._bytes += len(data)
+        if self.is_stream or self._bytes > PLAIN_BYTES_MAX:
+            self._wake()
+
+    def response_end(self, *, framed: bool) -> None:
+        """It is complete, as far as its framing tells."""
+        self.complete = True
+        self._framed = framed
+        self._wake()
+
+    def response_lost(self, error: HttpError) -> None:
+        """It will never be complete."""
+        self.fail(error)
+
+    def _wake(self) -> None:
+        if not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+_: type[ResponseReceiver] = Reply

@@ -1,0 +1,68 @@
+"""Last step: the answer, passed on as it is but for its framing, once it is known to be sound."""
+
+from http import HTTPStatus
+
+from llmrouter.contracts.call import Call
+from llmrouter.errors import UpstreamError
+from llmrouter.gateway.exchange import Exchange
+from llmrouter.gateway.meter import Meter
+from llmrouter.gateway.relay import PlainRelay, StreamRelay
+from llmrouter.gateway.reply import Reply
+
+
+async def respond(exchange: Exchange, call: Call, reply: Reply, meter: Meter) -> None:
+    """Pass on the answer that has begun; raises RouterError only if nothing was sent yet."""
+    status = reply.status
+    if status == HTTPStatus.UNAUTHORIZED:
+        # The caller would take it for its own key's fault, and the body may show our credential.
+        upstream, _, _ = exchange.deployment.partition("/")
+        raise UpstreamError(f"the upstream '{upstream}' refused our credential; tell your operator")
+    if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
+        raise UpstreamError(f"the upstream answered with a redirect ({status})")
+    if reply.is_stream:
+        await _stream(exchange, call, reply, meter)
+    elif reply.complete:
+        _plain(exchange, reply, meter)
+    else:
+        await _long_plain(exchange, reply, meter)
+
+
+def _plain(exchange: Exchange, reply: Reply, meter: Meter) -> None:
+    body = reply.body
+    if reply.status < HTTPStatus.BAD_REQUEST:
+        meter.usage = exchange.dialect.read_usage(body)
+    else:
+        meter.outcome = "upstream_error"
+    exchange.connection.respond(_head(exchange, reply), body)
+
+
+async def _long_plain(exchange: Exchange, reply: Reply, meter: Meter) -> None:
+    relay = PlainRelay(exchange, reply, _head(exchange, reply))
+    await relay.run(relay)
+    exchange.error = relay.error
+    if relay.error is not None:
+        meter.outcome = "upstream_error"
+        return
+    meter.usage = exchange.dialect.read_usage_tail(relay.tail)
+
+
+async def _stream(exchange: Exchange, call: Call, reply: Reply, meter: Meter) -> None:
+    tap = exchange.dialect.tap(call)
+    relay = StreamRelay(exchange, reply, _head(exchange, reply), call, tap)
+    try:
+        await relay.run(relay)
+    finally:
+        meter.usage = tap.usage
+    if relay.error is not None:
+        exchange.error = relay.error
+        meter.outcome = "upstream_error"
+
+
+def _head(exchange: Exchange, reply: Reply) -> bytes:
+    headers = reply.headers
+    passed = [
+        b"%b: %b\r\n" % (name, headers[name])
+        for name in exchange.dialect.response_headers & headers.keys()
+    ]
+    passed.append(b"x-llmrouter-deployment: %b\r\n" % exchange.deployment.encode())
+    return exchange.head(reply.status, b"".join(passed))

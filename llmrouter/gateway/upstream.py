@@ -1,0 +1,50 @@
+"""An upstream as the path sees it: a pool, a dialect, and what every request to it begins with."""
+
+from llmrouter.contracts.call import Operation
+from llmrouter.contracts.dialect import Dialect
+from llmrouter.http1.pool import Pool
+from llmrouter.http1.request import Request
+from llmrouter.http1.upstream import UpstreamTimeouts
+
+
+class Upstream:
+    """A host we call."""
+
+    def __init__(
+        self,
+        name: str,
+        dialect: Dialect,
+        pool: Pool,
+        timeouts: UpstreamTimeouts,
+        *,
+        secret: str | None,
+    ) -> None:
+        self.name = name
+        self.dialect = dialect
+        self.pool = pool
+        self.timeouts = timeouts
+        credential = dialect.credential_headers(secret) if secret is not None else ()
+        lines = [b"%b: %b\r\n" % header for header in credential]
+        self._fixed = b"".join([b"host: %b\r\n" % pool.origin.host_header, *lines])
+        self._heads: dict[Operation, bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.name} {self.pool!r}>"
+
+    def request_head(self, operation: Operation, request: Request, body_bytes: int) -> bytes:
+        """The head for a call: ours, and those of the caller's headers that may pass."""
+        start = self._heads.get(operation) or self._start(operation)
+        headers = request.headers
+        passed = [
+            b"%b: %b\r\n" % (name, headers[name])
+            for name in self.dialect.request_headers & headers.keys()
+        ]
+        return b"%b%bcontent-length: %d\r\n\r\n" % (start, b"".join(passed), body_bytes)
+
+    def _start(self, operation: Operation) -> bytes:
+        path = self.pool.origin.path_prefix + self.dialect.upstream_path(operation)
+        # Asked for as it is, because we look for usage in what comes back.
+        plain = b"accept-encoding: identity\r\n"
+        start = b"POST %b HTTP/1.1\r\n%b%b" % (path, self._fixed, plain)
+        self._heads[operation] = start
+        return start

@@ -1,0 +1,29 @@
+"""What all tests share: asynchronous ones run on uvloop, as the daemon does, and leave nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import pytest_asyncio
+import uvloop
+
+from tests.support.leaks import Failures, nothing_left
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The event loop of every asynchronous test; pytest-asyncio calls this."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest_asyncio.fixture
+async def no_leaks() -> AsyncIterator[Failures]:
+    """Fail a test that leaves a task or a socket, or in which something failed unnoticed."""
+    async with nothing_left() as failures:
+        yield failures
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that waits for anything is checked for leaks without having to ask."""
+    for item in items:
+        if item.get_closest_marker("asyncio") is not None:
+            item.fixturenames.insert(0, "no_leaks")  # type: ignore[attr-defined]  # every Function has them

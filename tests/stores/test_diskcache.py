@@ -1,0 +1,315 @@
+import contextlib
+import os
+import pickle
+import resource
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import diskcache
+import pytest
+
+from llmrouter.contracts.store import StoreError
+from llmrouter.stores.diskcache import DiskcacheStore
+
+
+class Trap:
+    """Unpickling it makes a directory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = str(path)
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (self._path,)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[DiskcacheStore]:
+    with contextlib.closing(DiskcacheStore.create(path)) as made:
+        yield made
+
+
+def in_sql(path: Path, statement: str, *values: object) -> list[Any]:
+    with contextlib.closing(sqlite3.connect(path / "cache.db")) as connection, connection:
+        return connection.execute(statement, values).fetchall()
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def test_what_was_put_is_there_when_opened_again(path: Path, store: DiskcacheStore) -> None:
+    store.put("key/a", b"1")
+    store.close()
+
+    with contextlib.closing(DiskcacheStore.open(path)) as again:
+        assert again.get("key/a") == b"1"
+
+
+def test_creating_never_touches_what_is_there(path: Path, store: DiskcacheStore) -> None:
+    store.put("key/a", b"1")
+    store.close()
+
+    with pytest.raises(StoreError, match="cannot be made: File exists"):
+        DiskcacheStore.create(path)
+    with contextlib.closing(DiskcacheStore.open(path)) as again:
+        assert again.get("key/a") == b"1"
+
+
+_PUT_AND_WAIT = """
+import sys
+from pathlib import Path
+from llmrouter.stores.diskcache import DiskcacheStore
+store = DiskcacheStore.create(Path(sys.argv[1]))
+for number in range(10):
+    store.put(f"key/{number}", b"x" * number)
+print("put", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_was_put_survives_a_kill(path: Path) -> None:
+    """FR-001: an issued key is never lost."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _PUT_AND_WAIT, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"put\n"
+        child.send_signal(signal.SIGKILL)
+
+    with contextlib.closing(DiskcacheStore.open(path)) as store:
+        assert dict(store.items("key/")) == {f"key/{n}": b"x" * n for n in range(10)}
+
+
+def test_nothing_is_open_to_others_whatever_the_umask(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        store = DiskcacheStore.create(path)
+        store.put("key/a", b"1")
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.iterdir()}
+        store.close()
+    finally:
+        os.umask(before)
+
+    assert modes == {"cache.db": 0o600, "cache.db-wal": 0o600, "cache.db-shm": 0o600}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+def test_nothing_is_evicted_and_every_write_is_synced(path: Path, store: DiskcacheStore) -> None:
+    settings = dict(in_sql(path, "SELECT key, value FROM Settings"))
+
+    assert settings["eviction_policy"] == "none"
+    assert settings["cull_limit"] == 0
+    assert settings["sqlite_synchronous"] == 2
+    assert settings["sqlite_journal_mode"] == "wal"
+
+
+def test_settings_of_an_older_database_do_not_last(path: Path, store: DiskcacheStore) -> None:
+    store.close()
+    in_sql(path, "UPDATE Settings SET value = 'least-recently-used' WHERE key = 'eviction_policy'")
+    in_sql(path, "UPDATE Settings SET value = 10 WHERE key = 'cull_limit'")
+
+    DiskcacheStore.open(path).close()
+
+    settings = dict(in_sql(path, "SELECT key, value FROM Settings"))
+    assert (settings["eviction_policy"], settings["cull_limit"]) == ("none", 0)
+
+
+def test_a_large_value_becomes_no_file(path: Path, store: DiskcacheStore) -> None:
+    store.put("key/a", b"m" * 1_000_000)
+
+    assert {file.name.split("-")[0] for file in path.iterdir()} == {"cache.db"}
+
+
+@pytest.mark.parametrize("in_a_file", [False, True])
+def test_a_pickled_value_is_refused_without_unpickling(
+    path: Path, store: DiskcacheStore, in_a_file: bool
+) -> None:
+    trap = path.parent / "trapped"
+    payload = pickle.dumps(Trap(trap))
+    store.put("key/a", b"1")
+    if in_a_file:
+        (path / "v.val").write_bytes(payload)
+    in_sql(
+        path,
+        "UPDATE Cache SET mode = ?, filename = ?, value = ?",
+        diskcache.core.MODE_PICKLE,
+        "v.val" if in_a_file else None,
+        None if in_a_file else payload,
+    )
+
+    for read in (lambda: store.get("key/a"), lambda: list(store.items("key/"))):
+        with pytest.raises(StoreError, match="has a value that is not ours; restore it"):
+            read()
+    assert not trap.exists()
+
+
+def test_a_pickled_name_is_refused_without_unpickling(path: Path, store: DiskcacheStore) -> None:
+    trap = path.parent / "trapped"
+    store.put("key/a", b"1")
+    in_sql(path, "UPDATE Cache SET key = ?, raw = 0", pickle.dumps(Trap(trap)))
+
+    with pytest.raises(StoreError, match="has a name that is not ours; restore it"):
+        list(store.items(""))
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("value", ["text", 7, 1.5, None])
+def test_values_of_other_kinds_are_refused(
+    path: Path, store: DiskcacheStore, value: object
+) -> None:
+    store.put("key/a", b"1")
+    in_sql(path, "UPDATE Cache SET value = ?", value)
+
+    with pytest.raises(StoreError, match="has a value that is not ours"):
+        store.get("key/a")
+
+
+def test_only_text_names_and_bytes_values_are_taken(store: DiskcacheStore) -> None:
+    with pytest.raises(TypeError, match="a name is text, not int"):
+        store.put(7, b"1")  # type: ignore[arg-type]  # what mypy would have refused
+    with pytest.raises(TypeError, match="a value is bytes, not dict"):
+        store.put("key/a", {})  # type: ignore[arg-type]  # what mypy would have refused
+
+
+def damaged(content: bytes, how: str) -> bytes:
+    match how:
+        case "header":
+            return b"not a database!!" + content[16:]
+        case "middle":
+            return content[:4096] + b"\xa5" * 4096 + content[8192:]
+        case "cut":
+            return content[: len(content) // 2]
+        case "text":
+            return b"hello\n" * 2000
+        case _:
+            return b"x"
+
+
+@pytest.mark.parametrize("how", ["header", "middle", "cut", "text", "one byte"])
+def test_a_damaged_database_is_refused_and_left_as_it_is(
+    path: Path, store: DiskcacheStore, how: str
+) -> None:
+    for number in range(500):
+        store.put(f"key/{number}", b"v" * 100)
+    store.close()
+    database = path / "cache.db"
+    database.write_bytes(damaged(database.read_bytes(), how))
+    before = files(path)
+
+    with pytest.raises(StoreError, match=r"cache\.db is damaged or is not a database.* backup"):
+        DiskcacheStore.open(path)
+    assert files(path)["cache.db"] == before["cache.db"]
+
+
+def test_the_database_of_another_program_is_refused_and_left_as_it_is(path: Path) -> None:
+    path.mkdir()
+    in_sql(path, "CREATE TABLE Bookmarks (url)")
+    before = files(path)
+
+    with pytest.raises(StoreError, match=r"cache\.db is not a database of ours; restore"):
+        DiskcacheStore.open(path)
+    assert files(path) == before
+
+
+@pytest.mark.parametrize("content", [None, b""])
+def test_a_lost_database_is_not_made_anew_by_opening(path: Path, content: bytes | None) -> None:
+    path.mkdir()
+    if content is not None:
+        (path / "cache.db").write_bytes(content)
+
+    with pytest.raises(StoreError, match=r"cache\.db (cannot be read|is damaged).*; restore"):
+        DiskcacheStore.open(path)
+
+
+def test_damage_that_comes_later_is_named(path: Path, store: DiskcacheStore) -> None:
+    in_sql(path, "DROP TABLE Cache")
+
+    for operation in (
+        lambda: store.get("key/a"),
+        lambda: store.put("key/a", b"1"),
+        lambda: list(store.items("")),
+    ):
+        with pytest.raises(StoreError, match=r"cache\.db cannot be used: no such table: Cache"):
+            operation()
+
+
+def test_a_database_that_another_program_holds_is_named(
+    path: Path, store: DiskcacheStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.close()
+    monkeypatch.setattr("llmrouter.stores.diskcache._LOCK_TIMEOUT_S", 0.0)
+    with contextlib.closing(DiskcacheStore.open(path)) as ours:
+        with contextlib.closing(sqlite3.connect(path / "cache.db")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreError, match="it cannot be locked for writing; check that"):
+                ours.put("key/a", b"1")
+            assert ours.get("key/a") is None
+
+        ours.put("key/a", b"2")
+        assert ours.get("key/a") == b"2"
+
+
+def test_a_failed_write_leaves_nothing_and_the_next_one_works(
+    path: Path, store: DiskcacheStore
+) -> None:
+    in_sql(
+        path,
+        "CREATE TRIGGER full BEFORE INSERT ON Cache WHEN NEW.key = 'key/a'"
+        " BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END",
+    )
+
+    with pytest.raises(StoreError, match="disk is full; check that the disk has room"):
+        store.put("key/a", b"1")
+    store.put("key/b", b"2")
+
+    assert list(store.items("")) == [("key/b", b"2")]
+
+
+def test_after_the_disk_was_full_the_store_goes_on(path: Path, store: DiskcacheStore) -> None:
+    """The writes fail in COMMIT: nothing of them is stored, and they block no later one."""
+    store.put("key/a", b"1")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((path / "cache.db-wal").stat().st_size + 1, hard))
+    try:
+        with pytest.raises(StoreError, match="check that the disk has room"):
+            store.put("key/a", b"m" * 100_000)
+        with pytest.raises(StoreError, match="check that the disk has room"):
+            store.put_new("key/b", b"m" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert list(store.items("")) == [("key/a", b"1")]
+    assert store.put_new("key/b", b"2")
+    assert store.get("key/b") == b"2"
+
+
+@pytest.mark.parametrize("name", ["$HOME", "${HOME}x"])
+def test_a_path_that_diskcache_would_rewrite_is_refused(tmp_path: Path, name: str) -> None:
+    for opened in (DiskcacheStore.create, DiskcacheStore.open):
+        with pytest.raises(StoreError, match="that diskcache would replace"):
+            opened(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be made: No such file or directory"):
+        DiskcacheStore.create(tmp_path / "missing" / "store")
+
+
+def test_repr_shows_the_state(path: Path, store: DiskcacheStore) -> None:
+    assert repr(store) == f"<DiskcacheStore {path}>"
+    store.close()
+    assert repr(store) == f"<DiskcacheStore {path} closed>"
