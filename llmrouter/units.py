@@ -4,7 +4,7 @@ import re
 
 MS_PER_S = 1000
 
-_DURATION = re.compile(r"(\d{1,9})(s|m|h|d|w)")
+_DURATION = re.compile(r"([0-9]{1,9})(s|m|h|d|w)")
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 

@@ -47,6 +47,8 @@ DIALECTS = {"openai": "llmrouter.dialects.openai:OpenAI"}
 
 UPSTREAM_SWEEP_EVERY_S = 0.05
 """How late an upstream's time-out may fire."""
+_DEMO_HEADERS = frozenset({b"x-demo"})
+"""What callers may ask of the demo upstream, and of no other."""
 _DEMO_BASE_URL = "http://demo/v1"
 """What stands in requests to the demo upstream, which is reached over its socket."""
 
@@ -153,8 +155,14 @@ def _upstream(
         idle_s=table.timeouts.idle,
         total_s=table.timeouts.total,
     )
-    pool = Pool(origin, deadlines)
-    return Upstream(name, dialects[table.dialect], pool, timeouts, secret=start.secrets.get(name))
+    return Upstream(
+        name,
+        dialects[table.dialect],
+        Pool(origin, deadlines),
+        timeouts,
+        secret=start.secrets.get(name),
+        also_passes=_DEMO_HEADERS if table.url == DEMO_URL else frozenset(),
+    )
 
 
 def _routes(settings: Settings) -> Routes:

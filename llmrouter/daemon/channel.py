@@ -7,6 +7,7 @@ of the stream is a message too: the other side has died.
 import asyncio
 import socket
 import struct
+from typing import Any
 
 import msgspec
 
@@ -36,12 +37,24 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="start
     started_at_s: int
     """When the supervisor started, unix time."""
 
+    def __repr__(self) -> str:
+        upstreams = ",".join(self.secrets)
+        place = f"worker={self.worker} of {self.workers}"
+        return f"<Start {place} upstreams={upstreams} keys={len(self.keys)}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        # Every struct has one of its own, and that would show the secrets.
+        return [("worker", self.worker), ("keys", len(self.keys))]
+
 
 class Keys(msgspec.Struct, frozen=True, tag_field="t", tag="keys"):
     """Keys that were created or changed; to be in force when `Applied` answers."""
 
     serial: int
     keys: list[IssuedKey]
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("serial", self.serial), ("keys", list(map(repr, self.keys)))]
 
 
 class Drain(msgspec.Struct, frozen=True, tag_field="t", tag="drain"):
@@ -80,6 +93,8 @@ class Channel:
 
     def send(self, message: ToWorker | ToSupervisor) -> None:
         """Queue a message; to a side that has died it goes nowhere."""
+        if self._writer.is_closing():
+            return
         payload = _encode(message)
         self._writer.write(_LENGTH.pack(len(payload)) + payload)
 

@@ -1,9 +1,11 @@
 """The listeners: bound once by the supervisor, inherited by every worker."""
 
+import errno
 import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from llmrouter.config.addresses import Address, FdAddress, TcpAddress, UnixAddress
 from llmrouter.daemon import unix
@@ -11,6 +13,15 @@ from llmrouter.daemon import unix
 BACKLOG = 4096
 """Connections that wait to be accepted; the kernel caps it at net.core.somaxconn."""
 _UNIX_MODE = 0o660
+_LACKING = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
+"""Of a name with several addresses, such as localhost, those may be left out: many containers know
+::1 by name, and have no IPv6."""
+_REMEDIES = {
+    errno.EADDRINUSE: "stop what listens there, or ",
+    errno.EACCES: "let this user do that, or ",
+    errno.EPERM: "let this user do that, or ",
+    errno.ENOENT: "make its directory, or ",
+}
 
 
 class ListenError(Exception):
@@ -19,24 +30,36 @@ class ListenError(Exception):
 
 def bind(addresses: Iterable[Address]) -> list[socket.socket]:
     """Listen on all `addresses`, or raise ListenError and listen on none."""
+    wanted = list(addresses)
     bound: list[socket.socket] = []
     try:
-        for address in addresses:
+        for address in wanted:
             bound += _bind(address)
     except BaseException:
-        for listener in bound:
-            listener.close()
+        close(bound, wanted)
         raise
     return bound
+
+
+def close(bound: Iterable[socket.socket], addresses: Iterable[Address]) -> None:
+    """Listen no more. The Unix sockets that we made go too; one that we were given stays."""
+    made = {address.path for address in addresses if isinstance(address, UnixAddress)}
+    for listener in bound:
+        if listener.fileno() >= 0 and (name := listener.getsockname()) in made:
+            Path(name).unlink(missing_ok=True)
+        listener.close()
 
 
 def shown(listener: socket.socket) -> str:
     """A listener's address as people write it, with the port that was chosen for port 0."""
     name = listener.getsockname()
     if listener.family == socket.AF_UNIX:
-        return f"unix:{name}"
-    host, port = name[:2]
-    return f"[{host}]:{port}" if listener.family == socket.AF_INET6 else f"{host}:{port}"
+        return f"unix:{name}" if isinstance(name, str) else f"unix:@{name[1:].decode()}"
+    return _tcp_text(*name[:2])
+
+
+def _tcp_text(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _bind(address: Address) -> list[socket.socket]:
@@ -60,21 +83,32 @@ def _tcp(host: str, port: int) -> list[socket.socket]:
     except socket.gaierror as error:
         raise ListenError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     bound: list[socket.socket] = []
+    lacking: OSError | None = None
     for family, kind, protocol, _, name in dict.fromkeys(found):
-        listener = socket.socket(family, kind, protocol)
-        bound.append(listener)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind(name)
-            listener.listen(BACKLOG)
-            listener.setblocking(False)
+            bound.append(_listening(socket.socket(family, kind, protocol), name))
         except OSError as error:
-            for opened in bound:
-                opened.close()
-            raise _refused(f"{host}:{port}", error) from error
+            if error.errno not in _LACKING:
+                close(bound, ())
+                raise _refused(_tcp_text(host, port), error) from error
+            lacking = error
+    if not bound and lacking is not None:
+        raise _refused(_tcp_text(host, port), lacking) from lacking
     return bound
+
+
+def _listening(listener: socket.socket, name: Any) -> socket.socket:
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if listener.family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(name)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
 
 
 def _inherited(fd: int) -> socket.socket:
@@ -94,7 +128,7 @@ def _inherited(fd: int) -> socket.socket:
 
 def _refused(shown_address: str, error: OSError) -> ListenError:
     reason = (error.strerror or str(error)).lower()
+    remedy = _REMEDIES.get(error.errno or 0, "")
     return ListenError(
-        f"cannot listen on {shown_address}: {reason}; stop what listens there, or change"
-        " server.listen in router.toml"
+        f"cannot listen on {shown_address}: {reason}; {remedy}change server.listen in router.toml"
     )

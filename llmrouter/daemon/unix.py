@@ -1,5 +1,6 @@
 """Unix sockets under paths of any length: a socket address itself holds 107 bytes."""
 
+import errno
 import os
 import socket
 import stat
@@ -45,11 +46,13 @@ def _clear(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise FileExistsError(17, "there is something else than a socket", str(path))
+        raise FileExistsError(errno.EEXIST, "there is something else than a socket", str(path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(address(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-    raise OSError(98, "another process listens there", str(path))
+        probe.setblocking(False)  # whoever listens there may accept nothing
+        result = probe.connect_ex(address(path))
+    if result == errno.ECONNREFUSED:
+        path.unlink()
+    elif result in (0, errno.EAGAIN):
+        raise OSError(errno.EADDRINUSE, "another process listens there", str(path))
+    else:
+        raise OSError(result, os.strerror(result), str(path))

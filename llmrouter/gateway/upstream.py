@@ -18,6 +18,7 @@ class Upstream:
         timeouts: UpstreamTimeouts,
         *,
         secret: str | None,
+        also_passes: frozenset[bytes] = frozenset(),
     ) -> None:
         self.name = name
         self.dialect = dialect
@@ -25,6 +26,7 @@ class Upstream:
         self.timeouts = timeouts
         credential = dialect.credential_headers(secret) if secret is not None else ()
         lines = [b"%b: %b\r\n" % header for header in credential]
+        self._passes = dialect.request_headers | also_passes
         self._fixed = b"".join([b"host: %b\r\n" % pool.origin.host_header, *lines])
         self._heads: dict[Operation, bytes] = {}
 
@@ -37,7 +39,7 @@ class Upstream:
         headers = request.headers
         passed = [
             b"%b: %b\r\n" % (name, headers[name])
-            for name in self.dialect.request_headers & headers.keys()
+            for name in self._passes & headers.keys()
         ]
         return b"%b%bcontent-length: %d\r\n\r\n" % (start, b"".join(passed), body_bytes)
 

@@ -53,6 +53,7 @@ class Deadlines:
         self._timer = None
         now = self._loop.time()
         for item in [item for item in self._watched if item.deadline <= now]:
-            item.expired(now)
-        if self._watched:
+            if item in self._watched:  # another one's end may have been its own
+                item.expired(now)
+        if self._watched and self._timer is None:
             self._timer = self._loop.call_later(self._every_s, self._sweep)

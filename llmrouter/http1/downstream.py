@@ -12,7 +12,8 @@ the connection is reset), so no client can take it for complete.
 
 Half-close: a client that ends its sending side still gets its answer. Whether it is still there at
 all shows only when something is written to it, so while nothing is, an interim response
-(102, RFC 9110, 15.2) is sent every second: a vanished client answers it with a reset.
+(102, RFC 9110, 15.2) is sent every second: a vanished client answers it with a reset. The same goes
+for one that pipelines: while nothing of it is read, neither is its end.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from llmrouter.http1.deadlines import NEVER
 from llmrouter.http1.errors import MessageError
 from llmrouter.http1.reader import RequestReader
 from llmrouter.http1.request import Request
+from llmrouter.http1.reset import reset
 
 if TYPE_CHECKING:
     from llmrouter.http1.server import Server
@@ -77,6 +79,7 @@ class ServerConnection(asyncio.Protocol):
         "_server",
         "_task",
         "_transport",
+        "_unsent_bytes",
         "_waiter",
         "_waiting",
         "_writable",
@@ -94,6 +97,8 @@ class ServerConnection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._writable = True
+        self._unsent_bytes = 0
+        """As of the last look at a client that reads slowly."""
         self._read_paused = False
         self._half_closed = False
         self._lingering = False
@@ -148,13 +153,17 @@ class ServerConnection(asyncio.Protocol):
                 self._pause_reading()
         elif not self._ready:
             self._wait_for_next()
+        elif not self._writable:
+            self._pause_reading()
 
     def eof_received(self) -> bool:
         """The client will send no more; it may still be reading."""
         if self._lingering or (self._request is None and not self._ready):
             return False
+        if self._transport is None or not self._transport.can_write_eof():
+            return False  # TLS knows no half-close
         self._half_closed = True
-        self._probe = self._loop.call_later(PROBE_EVERY_S, self._send_probe)
+        self._probe_from_now_on()
         return True
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -173,15 +182,18 @@ class ServerConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The client reads more slowly than we write."""
+        if self._transport is not None:
+            self._unsent_bytes = self._transport.get_write_buffer_size()
         if not self._lingering:
             self.deadline = self._loop.time() + self._server.settings.idle_s
         self._set_writable(False)
 
     def resume_writing(self) -> None:
         """The client has caught up."""
-        if not self._lingering:
+        if self._request is not None and not self._lingering:
             self.deadline = NEVER
         self._set_writable(True)
+        self._wake()
 
     # ---- the reader and the sweep call these ----------------------------------------------
 
@@ -192,8 +204,6 @@ class ServerConnection(asyncio.Protocol):
             self._enqueue(request, exchange)
             return
         self._exchange = exchange
-        if self._request is None and not self._ready:
-            self._invite_body(request)
 
     def request_complete(self, request: Request) -> None:
         """Serve it when its turn comes; a refused one already waits for it."""
@@ -204,15 +214,20 @@ class ServerConnection(asyncio.Protocol):
 
     def expired(self, now: float) -> None:
         """A deadline passed: of a head, a body, an idle connection, a reader that stalled."""
+        if self._is_being_read():
+            self.deadline = now + self._server.settings.idle_s
+            return
         self.deadline = now + LINGER_S
-        if self._lingering or self._request is not None:
+        if self._lingering or self._request is not None or not self._writable:
             self.abort()
+        elif self._ready:
+            return  # it came just in time, and is served in this turn of the loop
         elif self._waiting is _Waiting.BODY:
             self._refuse(MessageError(408, "the request's body did not arrive in time"))
         elif self._reader.is_mid_request():
             self._refuse(MessageError(408, "the request's head did not arrive in time"))
-        elif self._transport is not None:
-            self._transport.close()
+        else:
+            self._close()
 
     # ---- the application calls these --------------------------------------------------------
 
@@ -247,6 +262,7 @@ class ServerConnection(asyncio.Protocol):
         assert request is not None
         assert self._head is None
         assert not self._responded
+        assert request.method != b"HEAD", "a body would be taken for the next response"
         self._chunked = request.minor_version == 1
         if self._chunked:
             self._head = head + b"transfer-encoding: chunked\r\n" + self._connection_header(request)
@@ -256,8 +272,8 @@ class ServerConnection(asyncio.Protocol):
 
     def send(self, data: bytes) -> None:
         """Pass on bytes of a streamed response; never waits (see `on_writable`)."""
-        if self._transport is None:
-            return
+        if self._transport is None or not data:
+            return  # an empty chunk would be the last one
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         if self._head:
@@ -284,10 +300,10 @@ class ServerConnection(asyncio.Protocol):
             self.abort()
 
     def abort(self) -> None:
-        """Drop the connection at once, with whatever is unsent."""
+        """Reset the connection at once, dropping whatever is unsent."""
         self._responded = self._lingering = True
         if self._transport is not None:
-            self._transport.abort()
+            reset(self._transport)
 
     def on_writable(self, listener: Callable[[bool], None] | None) -> None:
         """Tell `listener` when the client stops (False) or resumes (True) taking bytes."""
@@ -307,13 +323,24 @@ class ServerConnection(asyncio.Protocol):
         self._ready.append((request, exchange))
         if self._task is None:
             self._task = self._server.spawn(self._run(), name="downstream connection")
-        elif self._waiter is not None and not self._waiter.done():
+        else:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def _run(self) -> None:
         """Serve exchange after exchange until the connection ends."""
+        try:
+            await self._serve_in_order()
+        finally:
+            if not self._lingering:  # an exchange failed: nobody will ever answer it
+                self.abort()
+
+    async def _serve_in_order(self) -> None:
         while self._transport is not None and not self._lingering:
-            if not self._ready:
+            if not self._ready or not self._writable:
                 self._waiter = self._loop.create_future()
                 await self._waiter
                 continue
@@ -350,13 +377,12 @@ class ServerConnection(asyncio.Protocol):
         if self._ready:
             return
         self._resume_reading()
-        if (unfinished := self._reader.unfinished()) is not None and self._exchange is not None:
-            self._invite_body(unfinished)
         self._wait_for_next()
 
     def _wait_for_next(self) -> None:
         """Arm the time-out of what comes next: the rest of a body or a head, or a request."""
         if self._reader.is_reading_body():
+            self._invite_body()
             self._wait_for(_Waiting.BODY)
         elif self._reader.is_reading_head():
             self._wait_for(_Waiting.HEAD)
@@ -370,8 +396,12 @@ class ServerConnection(asyncio.Protocol):
         timeout_s: float = getattr(self._server.settings, waiting.value)
         self.deadline = self._loop.time() + timeout_s
 
-    def _invite_body(self, request: Request) -> None:
-        if request.expects_continue and request.body_bytes == 0 and self._transport is not None:
+    def _invite_body(self) -> None:
+        request = self._reader.unfinished()
+        if request is None or not request.expects_continue:
+            return
+        request.expects_continue = False
+        if request.body_bytes == 0 and self._transport is not None:
             self._transport.write(_CONTINUE)
 
     def _connection_header(self, request: Request) -> bytes:
@@ -420,6 +450,7 @@ class ServerConnection(asyncio.Protocol):
         if not self._read_paused and self._transport is not None:
             self._read_paused = True
             self._transport.pause_reading()
+            self._probe_from_now_on()  # its end would not be read either
 
     def _resume_reading(self) -> None:
         if self._read_paused and self._transport is not None:
@@ -431,13 +462,26 @@ class ServerConnection(asyncio.Protocol):
         if self._on_writable is not None:
             self._on_writable(writable)
 
+    def _is_being_read(self) -> bool:
+        """Less is unsent than at the last look: the client is slow, but it has not stalled."""
+        unsent = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        fewer = 0 < unsent < self._unsent_bytes
+        self._unsent_bytes = unsent
+        return fewer
+
+    def _probe_from_now_on(self) -> None:
+        if self._probe is None:
+            self._probe = self._loop.call_later(PROBE_EVERY_S, self._send_probe)
+
     def _send_probe(self) -> None:
         self._probe = None
-        if self._transport is None or self._request is None:
+        if self._transport is None or not (self._half_closed or self._read_paused):
             return
-        if self._head is None and self._request.minor_version == 1:
+        request = self._request
+        unheard = self._head != b"" and not self._responded
+        if request is not None and unheard and request.minor_version == 1:
             self._transport.write(_PROBE)
-        self._probe = self._loop.call_later(PROBE_EVERY_S, self._send_probe)
+        self._probe_from_now_on()
 
 
 class _Refused:

@@ -25,12 +25,13 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
         parts = urlsplit(url)
         secure = parts.scheme == "https"
         assert parts.hostname is not None
+        authority = parts.netloc.rpartition("@")[2]  # credentials are sent in no Host header
         return cls(
             host=parts.hostname,
             port=parts.port or (443 if secure else 80),
             tls=_verifying_context() if secure else None,
             unix_path=unix_path,
-            host_header=parts.netloc.encode("ascii" if parts.netloc.isascii() else "idna"),
+            host_header=authority.encode("ascii" if authority.isascii() else "idna"),
             path_prefix=parts.path.rstrip("/").encode(),
         )
 

@@ -35,11 +35,11 @@ class Request:
     @property
     def path(self) -> bytes:
         """The path of the target: without the query, and without the origin of an absolute form."""
-        target = self.target
-        if not target.startswith(b"/") and b"://" in target:
-            rest = target.partition(b"://")[2]
-            target = rest[slash:] if (slash := rest.find(b"/")) >= 0 else b"/"
-        return target.partition(b"?")[0]
+        path = self.target.partition(b"?")[0]
+        if not path.startswith(b"/") and b"://" in path:
+            rest = path.partition(b"://")[2]
+            return rest[slash:] if (slash := rest.find(b"/")) >= 0 else b"/"
+        return path
 
     @property
     def body(self) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 EVENT_BYTES_MAX = 16 * 1024 * 1024
 """Of one unfinished event held back: image events carry whole pictures in base64."""
 
-_BOUNDARY = re.compile(rb"\n\n|\r\n\r\n|\r\r|\n\r\n|\r\n\n")
+_BOUNDARY = re.compile(rb"(?:\n|\r\n?+)(?:\n|\r\n?+)+")  # `?+`: a CRLF is never two line ends
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _SPARE = 3
 """How far back a boundary may begin before the bytes in which it ends."""
@@ -30,6 +30,7 @@ class Splitter:
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._tail = b""
+        """The last bytes that came, passed on or held: a boundary may begin in them."""
 
     @property
     def held_bytes(self) -> int:
@@ -39,14 +40,16 @@ class Splitter:
     def feed(self, data: bytes) -> bytes:
         """Return the whole events that `data` completes, b"" if none; raises EventTooLong."""
         if not self._held and data.endswith(b"\n\n"):
+            self._tail = b"\n\n"
             return data  # what nearly every read of a paced stream is
-        end = _last_boundary_end(self._tail + data)
-        if end <= len(self._tail):
+        known = self._tail + data
+        cut = _last_boundary_end(known) - len(self._tail)
+        self._tail = known[-_SPARE:]
+        if cut <= 0:
             self._hold(data)
             return b""
-        cut = end - len(self._tail)
         whole = b"".join((*self._held, data[:cut])) if self._held else data[:cut]
-        self._held, self._held_bytes, self._tail = [], 0, b""
+        self._held, self._held_bytes = [], 0
         if cut < len(data):
             self._hold(data[cut:])
         return whole
@@ -54,7 +57,6 @@ class Splitter:
     def _hold(self, data: bytes) -> None:
         self._held.append(data)
         self._held_bytes += len(data)
-        self._tail = (self._tail + data)[-_SPARE:]
         if self._held_bytes > EVENT_BYTES_MAX:
             raise EventTooLong
 
@@ -63,6 +65,8 @@ def _last_boundary_end(data: bytes) -> int:
     """Where the last whole event in `data` ends; 0 if none does."""
     if b"\r" not in data:
         return data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0
+    if data.endswith(b"\r\n\r\n"):
+        return len(data)
     end = 0
     for match in _BOUNDARY.finditer(data):
         end = match.end()
@@ -82,6 +86,8 @@ def events(block: bytes) -> Iterator[bytes]:
 def data_of(event: bytes) -> bytes | None:
     """The data that an event carries; None for comments and events without any."""
     lines = [
-        line[5:].removeprefix(b" ") for line in _LINE_END.split(event) if line.startswith(b"data:")
+        line[5:].removeprefix(b" ")
+        for line in _LINE_END.split(event)
+        if line.startswith(b"data:") or line == b"data"
     ]
     return b"\n".join(lines) if lines else None

@@ -62,6 +62,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_head_complete",
         "_headers",
         "_idle_s",
+        "_keep_alive",
         "_loop",
         "_parser",
         "_paused",
@@ -93,6 +94,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_complete = False
         self._announced = False
         self._complete = False
+        self._keep_alive = False
         self._surplus = False
         """More came than the one response that was asked for."""
         self._paused = False
@@ -246,6 +248,7 @@ class UpstreamConnection(asyncio.Protocol):
         """The response is whole."""
         if self._head_complete:
             self._complete = True
+            self._keep_alive = self._parser.should_keep_alive()  # known here, and never after
 
     # ---- inside ---------------------------------------------------------------------------
 
@@ -285,7 +288,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._paused = False
             if self._transport is not None:
                 self._transport.resume_reading()
-        if framed and not self._surplus and self._parser.should_keep_alive():
+        if framed and self._keep_alive and not self._surplus:
             self._pool.release(self, self._idle_for_s())
         else:
             self.close()

@@ -41,13 +41,16 @@ class Routes:
     """All routes of a configuration."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
-        self._exact: dict[str, Route] = {}
+        by_name: dict[str, Route] = {}
+        by_alias: dict[str, Route] = {}
         by_pattern = []
         for route in routes:
             if patterns.is_pattern(route.name):
                 by_pattern.append(route)
             else:
-                self._exact |= dict.fromkeys((route.name, *route.aliases), route)
+                by_name[route.name] = route
+                by_alias |= dict.fromkeys(route.aliases, route)
+        self._exact = by_alias | by_name
         by_pattern.sort(key=lambda route: len(route.name), reverse=True)
         self._patterns = [(patterns.split(route.name), route) for route in by_pattern]
 

@@ -84,6 +84,8 @@ GOOD = (
             (_POST._replace(headers={b"x-a": b"b"}),)),  # fmt: skip
     Message("white space after a length and an expectation",
             _head(b"content-length: 3 \t", b"expect: 100-continue ") + b"abc", (_ABC,)),  # fmt: skip
+    Message("white space after a coding", _head(b"transfer-encoding: chunked ") + b"3\r\nabc\r\n0\r\n\r\n",
+            (_ABC,)),  # fmt: skip
     Message("a value that is empty", _head(b"x-a:", b"x-b: "),
             (_POST._replace(headers={b"x-a": b"", b"x-b": b""}),)),  # fmt: skip
     Message("a repeated field is one list", _head(b"accept: a", b"Accept: b"),
@@ -180,7 +182,6 @@ BAD = (
     _bad("chunked in quotes", _head(b'transfer-encoding: "chunked"') + b"0\r\n\r\n"),
     _bad("xchunked", _head(b"transfer-encoding: xchunked") + b"0\r\n\r\n"),
     _bad("a vertical tab before chunked", _head(b"transfer-encoding: \x0bchunked") + b"0\r\n\r\n"),
-    _bad("white space after a coding", _head(b"transfer-encoding: chunked ") + b"0\r\n\r\n"),
     _bad("a coding that is empty", _head(b"transfer-encoding:", b"content-length: 3") + b"abc"),
     _bad("chunked in HTTP/1.0", _head(b"transfer-encoding: chunked", start=b"POST / HTTP/1.0") + b"0\r\n\r\n"),
     _bad("a folded header", _head(b"x-a: b\r\n c")),

@@ -9,6 +9,7 @@ import contextlib
 import gc
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -33,13 +34,18 @@ class Failures(logging.Handler):
 
 
 def open_sockets() -> set[str]:
-    """The sockets of this process, by inode."""
+    """The sockets of this process that have an address, with their inode.
+
+    The event loop makes an anonymous pair for itself every time it runs.
+    """
     found = set()
     for descriptor in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):
             target = os.readlink(f"/proc/self/fd/{descriptor}")
             if target.startswith("socket:"):
-                found.add(target)
+                with socket.socket(fileno=os.dup(int(descriptor))) as sock:
+                    if address := sock.getsockname():
+                        found.add(f"{target} {address}")
     return found
 
 

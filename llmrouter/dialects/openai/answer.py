@@ -1,61 +1,48 @@
 """Answers: usage out of plain ones, and taps that follow streamed ones.
 
 A stream of chat or plain completions ends with the event `[DONE]`; one of responses with
-`response.completed`, `.incomplete`, `.failed` or `error`. A stream without that end was cut.
+`response.completed`, `.incomplete` or `.failed`. A stream without that end was cut, also where an
+error event is its last: the caller sees that event, and then that the answer is not whole.
 """
 
-from typing import Annotated
+from json import JSONDecoder
+from typing import TypeVar
 
 import msgspec
 
 from llmrouter.contracts.call import Call, Usage
+from llmrouter.dialects.openai.usage import Counts, odd_usage, usage_of
 from llmrouter.errors import UpstreamError
 from llmrouter.http1 import sse
 
-_NANO_USD = 1_000_000_000
+Event = TypeVar("Event")
+
 _DONE = b"[DONE]"
-_DONE_TAIL_BYTES = 24
-"""How near the end of a block the end of its stream is looked for: `data: [DONE]` and line ends."""
-_TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed", "error"})
-
-_Count = Annotated[int, msgspec.Meta(ge=0)]
-
-
-class _PromptDetails(msgspec.Struct):
-    cached_tokens: _Count | None = None
-
-
-class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: _Count | None = None
-
-
-class _Usage(msgspec.Struct):
-    """Usage as chat, completions and embeddings name it, and as responses do."""
-
-    prompt_tokens: _Count | None = None
-    completion_tokens: _Count | None = None
-    prompt_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _OutputDetails | None = None
-    input_tokens: _Count | None = None
-    output_tokens: _Count | None = None
-    input_tokens_details: _PromptDetails | None = None
-    output_tokens_details: _OutputDetails | None = None
-    cost: Annotated[float, msgspec.Meta(ge=0)] | None = None
+_TERMINAL = frozenset({b'"response.completed"', b'"response.incomplete"', b'"response.failed"'})
+_NULL = msgspec.Raw(b"null")
 
 
 class _Plain(msgspec.Struct):
-    usage: _Usage | None = None
+    usage: Counts | None = None
 
 
-class _Event(msgspec.Struct):
-    type: str = ""
-    usage: _Usage | None = None
-    choices: list[msgspec.Raw] | None = None
-    response: _Plain | None = None
+class _Chunk(msgspec.Struct):
+    usage: msgspec.Raw = _NULL
+    choices: msgspec.Raw = _NULL
+    error: msgspec.Raw = _NULL
+
+
+class _ResponseEvent(msgspec.Struct):
+    type: msgspec.Raw = _NULL
+    response: _Chunk | None = None
 
 
 _plain = msgspec.json.Decoder(_Plain)
-_event = msgspec.json.Decoder(_Event)
+_chunk = msgspec.json.Decoder(_Chunk)
+_response_event = msgspec.json.Decoder(_ResponseEvent)
+_counts = msgspec.json.Decoder(Counts | None)
+_lenient = JSONDecoder()
+"""Reads what is not quite JSON, but is read by SDKs: `NaN`, half surrogate pairs."""
 
 
 def read_usage(body: bytes) -> Usage | None:
@@ -64,48 +51,46 @@ def read_usage(body: bytes) -> Usage | None:
     Raises UpstreamError where the bytes are not one JSON value.
     """
     try:
-        return _usage(_plain.decode(body).usage)
-    except msgspec.ValidationError:
-        return None  # whole JSON, but not of the shape that we know
-    except (msgspec.DecodeError, RecursionError) as error:
+        return usage_of(_plain.decode(body).usage)
+    except (msgspec.DecodeError, RecursionError):
+        return _read_odd_usage(body)
+
+
+def _read_odd_usage(body: bytes) -> Usage | None:
+    """The same for a body that is cut, or not quite what we expect: slower, and more lenient."""
+    try:
+        answer = _lenient.decode(body.decode("utf-8-sig", "replace"))
+    except (ValueError, RecursionError) as error:
         raise UpstreamError("the upstream's answer is not whole JSON") from error
+    return odd_usage(answer.get("usage")) if isinstance(answer, dict) else None
 
 
 def read_usage_tail(tail: bytes) -> Usage | None:
-    """Read the usage from the last bytes of an answer, where it is the last member."""
-    start = tail.rfind(b'"usage"')
-    if start < 0:
-        return None
+    """Read the usage from the last bytes of an answer, where it is near the end."""
+    end = len(tail)
+    while (start := tail.rfind(b'"usage"', 0, end)) >= 0:
+        try:
+            return read_usage(b"{" + tail[start:])
+        except UpstreamError:
+            end = start  # not a member of the answer itself
+    return None
+
+
+def _usage_in(raw: msgspec.Raw) -> Usage | None:
     try:
-        return _usage(_plain.decode(b"{" + tail[start:]).usage)
+        return usage_of(_counts.decode(raw))
     except msgspec.DecodeError:
-        return None  # other members follow it, or it began before the tail
+        return read_usage(b'{"usage":%b}' % bytes(raw))
 
 
-def _usage(found: _Usage | None) -> Usage | None:
-    if found is None:
-        return None
-    prompt = found.prompt_tokens if found.input_tokens is None else found.input_tokens
-    output = found.completion_tokens if found.output_tokens is None else found.output_tokens
-    prompt_details = found.prompt_tokens_details or found.input_tokens_details
-    output_details = found.completion_tokens_details or found.output_tokens_details
-    return Usage(
-        prompt_tokens=prompt or 0,
-        cached_tokens=(prompt_details.cached_tokens or 0) if prompt_details else 0,
-        output_tokens=output or 0,
-        reasoning_tokens=(output_details.reasoning_tokens or 0) if output_details else 0,
-        cost_nano_usd=None if found.cost is None else round(found.cost * _NANO_USD),
-    )
-
-
-def _decode_event(event: bytes) -> _Event | None:
+def _decode(decoder: msgspec.json.Decoder[Event], event: bytes) -> Event | None:
     data = sse.data_of(event)
     if data is None:
         return None
     try:
-        return _event.decode(data)
+        return decoder.decode(data)
     except msgspec.ValidationError:
-        return None
+        return None  # of no shape that we look for
     except (msgspec.DecodeError, RecursionError) as error:
         raise UpstreamError("the upstream sent an event that is not whole JSON") from error
 
@@ -122,26 +107,35 @@ class CompletionTap:
 
     def feed(self, block: bytes) -> bytes:
         """Nothing but two searches for nearly every block."""
-        if _DONE in block[-_DONE_TAIL_BYTES:]:
-            self.complete = any(sse.data_of(event) == _DONE for event in sse.events(block))
+        if _DONE in block:
+            self.complete = self.complete or any(map(_is_end, sse.events(block)))
         if b'"usage"' in block and _has_usage(block):
             return b"".join(event for event in sse.events(block) if self._passes(event))
         return block
 
     def _passes(self, event: bytes) -> bool:
         """Note the usage that an event carries; False if we alone asked for the event."""
-        if not _has_usage(event):
+        chunk = _decode(_chunk, event) if _has_usage(event) else None
+        if chunk is None or bytes(chunk.usage) == b"null":
             return True
-        decoded = _decode_event(event)
-        if decoded is None or decoded.usage is None:
-            return True
-        self.usage = _usage(decoded.usage)
-        return bool(decoded.choices) or not self._take_out_usage
+        self.usage = _usage_in(chunk.usage) or self.usage
+        is_usage_only = _is_empty_list(chunk.choices) and bytes(chunk.error) == b"null"
+        return not (is_usage_only and self._take_out_usage)
+
+
+def _is_end(event: bytes) -> bool:
+    """As SDKs see it: whatever follows the marker in the event."""
+    return (sse.data_of(event) or b"").startswith(_DONE)
 
 
 def _has_usage(block: bytes) -> bool:
     """Some event has usage that is not null: with the option on, every other says `null`."""
     return block.count(b'"usage"') > block.count(b'"usage":null') + block.count(b'"usage": null')
+
+
+def _is_empty_list(raw: msgspec.Raw) -> bool:
+    text = bytes(raw)
+    return text.startswith(b"[") and not text[1:-1].strip()
 
 
 class ResponseTap:
@@ -155,16 +149,17 @@ class ResponseTap:
         self.complete = False
 
     def feed(self, block: bytes) -> bytes:
-        """Look closely only where a response object (which has a `usage`) or an error passes."""
-        if b'"usage"' in block or b'"error"' in block:
+        """Look closely only where a response object passes, as it does at the end."""
+        if b'"response"' in block:
             for event in sse.events(block):
-                self._note(event)
+                if b'"response"' in event:
+                    self._note(event)
         return block
 
     def _note(self, event: bytes) -> None:
-        decoded = _decode_event(event)
-        if decoded is None or decoded.type not in _TERMINAL:
+        decoded = _decode(_response_event, event)
+        if decoded is None or bytes(decoded.type) not in _TERMINAL:
             return
         self.complete = True
         if decoded.response is not None:
-            self.usage = _usage(decoded.response.usage) or self.usage
+            self.usage = _usage_in(decoded.response.usage) or self.usage

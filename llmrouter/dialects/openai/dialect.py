@@ -16,7 +16,6 @@ _UPSTREAM_PATHS = {
     Operation.EMBEDDING: b"/embeddings",
     Operation.RESPONSE: b"/responses",
 }
-_BEARER = b"bearer "
 
 
 class _Model(msgspec.Struct):
@@ -63,9 +62,8 @@ class OpenAI:
         authorization = headers.get(b"authorization")
         if authorization is None:
             return headers.get(b"x-api-key") or headers.get(b"api-key")
-        if authorization[: len(_BEARER)].lower() == _BEARER:
-            return authorization[len(_BEARER) :].strip()
-        return authorization
+        scheme, _, rest = authorization.partition(b" ")
+        return rest.strip() if scheme.lower() == b"bearer" else authorization
 
     def credential_headers(self, secret: str) -> tuple[tuple[bytes, bytes], ...]:
         return ((b"authorization", b"Bearer " + secret.encode("ascii")),)

@@ -1,8 +1,10 @@
 """Calls out of request bodies, and bodies for upstreams.
 
-A body is decoded one level deep: names, and values that stay bytes. A name that occurs twice is
-refused, because two readers may disagree about which one counts (RFC 8259, 4), and then what was
-authorised would not be what the upstream does. Everything not changed keeps its bytes.
+A body is decoded one level deep: names, and values that stay bytes. Everything not changed keeps
+its bytes. Refused is what two readers may read differently, because then what was authorised would
+not be what the upstream does: a name that occurs twice (RFC 8259, 4), a name that differs from one
+that we go by only in case (many readers, Go's among them, match names without regard to case), and
+bytes that are not UTF-8 (a lax reader takes the quote behind half a character for part of it).
 """
 
 import re
@@ -14,13 +16,30 @@ from llmrouter.contracts.call import Call, Operation
 from llmrouter.errors import InvalidJson, InvalidRequest
 
 MODEL_CHARS_MAX = 256
+MEMBERS_MAX = 1_000  # each is looked at in turn; the API has about 40
 _STREAMED_USAGE_OPTION = {Operation.CHAT, Operation.COMPLETION}
 """Where a stream tells its usage only if `stream_options.include_usage` asks for it."""
+_SENSITIVE = frozenset(
+    {
+        "model",
+        "stream",
+        "stream_options",
+        "max_tokens",
+        "max_completion_tokens",
+        "max_output_tokens",
+        "n",
+    }
+)
+"""The members that decide what is served, counted or charged."""
+_SENSITIVE_OPTIONS = frozenset({"include_usage"})
+_DOT_ABOVE = "\u0307"  # what is left over of a capital I with a dot
+_SHOWN_CHARS_MAX = 100
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _text = msgspec.json.Decoder(str)
 _encode = msgspec.json.Encoder().encode
 _TRUE = msgspec.Raw(b"true")
+_NULL = msgspec.Raw(b"null")
 _MEMBER = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\r\n]*:[ \t\r\n]*')
 _END = re.compile(rb"[ \t\r\n]*}[ \t\r\n]*")
 _BOOLEANS = {b"true": True, b"false": False, b"null": False}
@@ -29,6 +48,7 @@ _BOOLEANS = {b"true": True, b"false": False, b"null": False}
 def read_call(operation: Operation, body: bytes) -> Call:
     """Read what routing and metering need; raises InvalidJson, InvalidRequest."""
     members = _decode_members(body)
+    _check_case(members, _SENSITIVE)
     spans = None if _encode(members) == body else _spans(body, members)
     stream = operation is not Operation.EMBEDDING and _flag(members, "stream")
     return Call(
@@ -48,7 +68,7 @@ def upstream_body(call: Call, model: str) -> bytes:
     if model != call.model:
         changes["model"] = msgspec.Raw(_encode(model))
     if call.stream and not call.wants_usage and call.operation in _STREAMED_USAGE_OPTION:
-        changes["stream_options"] = _with_usage(call.members.get("stream_options"))
+        changes["stream_options"] = _with_usage(call.members.get("stream_options", _NULL))
     if not changes:
         return call.body
     if call.spans is None:
@@ -58,13 +78,36 @@ def upstream_body(call: Call, model: str) -> bytes:
 
 def _decode_members(body: bytes) -> dict[str, msgspec.Raw]:
     try:
-        return _members.decode(body)
+        if not body.isascii():
+            body.decode()  # the decoder below does not look into the values
+        members = _members.decode(body)
     except msgspec.ValidationError as error:
         raise InvalidRequest("the body is not a JSON object; send an object") from error
     except msgspec.DecodeError as error:
         raise InvalidJson(f"the body is not JSON: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidJson(f"the body is not UTF-8 (byte {error.start}); encode it so") from error
     except RecursionError as error:
         raise InvalidJson("the body is not JSON that can be read: nested too deeply") from error
+    if len(members) > MEMBERS_MAX:
+        raise InvalidRequest(f"the body has {len(members)} members; at most {MEMBERS_MAX} can be")
+    return members
+
+
+def _check_case(members: Mapping[str, msgspec.Raw], sensitive: frozenset[str]) -> None:
+    """Refuse a name that some readers take for one of `sensitive`, and others do not."""
+    names = "".join(members)
+    if names.isascii() and names.islower():
+        return  # nearly every body
+    for name in members:
+        if name not in sensitive and (meant := _folded(name)) in sensitive:
+            reason = f"the member {name!a} differs from '{meant}' only in case; send '{meant}'"
+            raise InvalidRequest(reason, param=name)
+
+
+def _folded(name: str) -> str:
+    """Without case, as the laxest reader sees it: a long s is an s, a Kelvin sign a k."""
+    return name.upper().casefold().replace(_DOT_ABOVE, "")
 
 
 def _model(members: Mapping[str, msgspec.Raw]) -> str:
@@ -78,6 +121,11 @@ def _model(members: Mapping[str, msgspec.Raw]) -> str:
     if not 0 < len(model) <= MODEL_CHARS_MAX:
         reason = f"the model's name has {len(model)} characters; 1 to {MODEL_CHARS_MAX} can be"
         raise InvalidRequest(reason, param="model")
+    if not (model.isascii() and model.isprintable()) or model != model.strip():
+        # It goes into a response header and the log.
+        reason = f"the model's name {model[:_SHOWN_CHARS_MAX]!a} is not one that can be"
+        rule = "use printable ASCII without a space at either end"
+        raise InvalidRequest(f"{reason}; {rule}", param="model")
     return model
 
 
@@ -92,18 +140,22 @@ def _flag(members: Mapping[str, msgspec.Raw], name: str) -> bool:
 
 
 def _wants_usage(members: Mapping[str, msgspec.Raw]) -> bool:
-    options = members.get("stream_options")
-    if options is None or bytes(options) == b"null":
+    raw = bytes(members.get("stream_options", _NULL))
+    if raw == b"null":
         return False
     try:
-        return _flag(_members.decode(options), "include_usage")
+        options = _members.decode(raw)
     except msgspec.DecodeError as error:
-        reason = "the member 'stream_options' is not an object"
+        reason = "the member 'stream_options' is not an object; send an object"
         raise InvalidRequest(reason, param="stream_options") from error
+    _check_case(options, _SENSITIVE_OPTIONS)
+    if _encode(options) != raw:
+        _spans(raw, options)
+    return _flag(options, "include_usage")
 
 
-def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:
-    members = {} if options is None or bytes(options) == b"null" else _members.decode(options)
+def _with_usage(options: msgspec.Raw) -> msgspec.Raw:
+    members = {} if bytes(options) == b"null" else _members.decode(options)
     return msgspec.Raw(_encode({**members, "include_usage": _TRUE}))
 
 
@@ -128,7 +180,7 @@ def _spans(body: bytes, members: Mapping[str, msgspec.Raw]) -> dict[str, tuple[i
 
 
 def _occurs_twice(match: re.Match[bytes] | None) -> InvalidRequest:
-    name = repr(_text.decode(match[1])[:100]) if match else "a member"
+    name = repr(_text.decode(match[1])[:_SHOWN_CHARS_MAX]) if match else "a member"
     return InvalidRequest(f"{name} or a member beside it occurs twice in the body; send it once")
 
 

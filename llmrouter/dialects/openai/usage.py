@@ -1,0 +1,106 @@
+"""What the `usage` object of an answer says was used.
+
+Compatible servers differ in what they count and call it, so nothing in it is demanded. What is made
+of it here keeps what `Usage` promises: the prompt includes what came from a cache, the output
+includes reasoning.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+from llmrouter.contracts.call import Usage
+
+_NANO_USD = 1_000_000_000
+_COUNT_MAX = 10**12
+_USD_MAX = 10**6
+"""Of what an upstream may claim for one call; sums of more would not fit the books' 64 bits."""
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=_COUNT_MAX)]
+_Usd = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: _Count | None = None
+
+
+class _OutputDetails(msgspec.Struct):
+    reasoning_tokens: _Count | None = None
+
+
+class _Costs(msgspec.Struct):
+    total_cost: _Usd | None = None
+
+
+class Counts(msgspec.Struct):
+    """The `usage` object, as chat, completions and embeddings name it, and as responses do."""
+
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+    input_tokens: _Count | None = None
+    output_tokens: _Count | None = None
+    input_tokens_details: _PromptDetails | None = None
+    output_tokens_details: _OutputDetails | None = None
+    total_tokens: _Count | None = None
+    # where some compatible servers tell what came from their cache
+    cached_tokens: _Count | None = None
+    num_cached_tokens: _Count | None = None
+    prompt_cache_hit_tokens: _Count | None = None
+    cost: _Usd | _Costs | None = None
+
+
+def usage_of(found: Counts | None) -> Usage | None:
+    """None where nothing was counted: that is not the same as nothing used."""
+    if found is None:
+        return None
+    prompt = found.prompt_tokens if found.input_tokens is None else found.input_tokens
+    output = found.completion_tokens if found.output_tokens is None else found.output_tokens
+    total = found.total_tokens
+    if prompt is None and output is None and total is None:
+        return None
+    if prompt is None:
+        prompt = max((total or 0) - (output or 0), 0)
+    # Some servers leave reasoning out of the output, and bill it as output all the same.
+    output = max(output or 0, (total or 0) - prompt)
+    prompt_details = found.prompt_tokens_details or found.input_tokens_details
+    output_details = found.completion_tokens_details or found.output_tokens_details
+    cached = (prompt_details.cached_tokens if prompt_details else None) or _cached_elsewhere(found)
+    reasoning = (output_details.reasoning_tokens if output_details else None) or 0
+    return Usage(
+        prompt_tokens=prompt,
+        cached_tokens=min(cached, prompt),
+        output_tokens=output,
+        reasoning_tokens=min(reasoning, output),
+        cost_nano_usd=None if found.cost is None else _nano_usd(found.cost),
+    )
+
+
+def _cached_elsewhere(found: Counts) -> int:
+    return found.cached_tokens or found.num_cached_tokens or found.prompt_cache_hit_tokens or 0
+
+
+def _nano_usd(cost: float | _Costs) -> int | None:
+    usd = cost.total_cost if isinstance(cost, _Costs) else cost
+    return None if usd is None or usd > _USD_MAX else round(usd * _NANO_USD)
+
+
+def odd_usage(value: object) -> Usage | None:
+    """Usage in which some counts are not whole numbers that can be; those are not read."""
+    try:
+        return usage_of(msgspec.convert(_sensible(value), Counts | None))
+    except (msgspec.ValidationError, RecursionError):
+        return None
+
+
+def _sensible(value: object) -> object:
+    match value:
+        case dict():
+            return {name: _sensible(inner) for name, inner in value.items()}
+        case bool():
+            return None
+        case int() | float() if 0 <= value <= _COUNT_MAX:
+            return int(value) if value == int(value) else value
+        case _:
+            return None

@@ -1,0 +1,141 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.application import settings
+from tests.support.gateway import Stage, asking, error_of, request, shown, staged
+from tests.support.upstream import answer
+
+pytestmark = pytest.mark.asyncio
+
+CHAT = b"/v1/chat/completions"
+NEVER_PLAYED = [answer(b'{"never": "sent"}')]
+OTHER_SECRET = b"0" * 43
+
+
+def expired(stage: Stage) -> bytes:
+    key = stage.issue(expires_in_s=60)
+    stage.now_s += 60
+    return key
+
+
+def revoked(stage: Stage) -> bytes:
+    key = stage.issue()
+    stage.ring.apply([stage.book.revoke(key[6:18].decode(), stage.now_s)])
+    return key
+
+
+REFUSED: dict[str, tuple[Callable[[Stage], bytes | None], str]] = {
+    "none": (lambda _: None, "missing_key"),
+    "not-ours": (lambda _: b"sk-somebody-elses", "invalid_key"),
+    "unknown-id": (lambda stage: stage.key.replace(stage.key[6:18], b"A" * 12), "invalid_key"),
+    "wrong-secret": (lambda stage: stage.key[:-43] + OTHER_SECRET, "invalid_key"),
+    "cut-short": (lambda stage: stage.key[:-1], "invalid_key"),
+    "too-long": (lambda stage: stage.key + b"0", "invalid_key"),
+    "twice": (lambda stage: stage.key + b", Bearer " + stage.key, "invalid_key"),
+    "other-case": (lambda stage: stage.key.swapcase(), "invalid_key"),
+    "not-ascii": (lambda stage: stage.key[:-1] + b"\xff", "invalid_key"),
+    "expired": (expired, "expired_key"),
+    "revoked": (revoked, "revoked_key"),
+}
+
+
+@pytest.mark.parametrize(("make", "code"), REFUSED.values(), ids=REFUSED)
+async def test_who_has_no_valid_key_never_reaches_an_upstream(
+    tmp_path: Path, make: Callable[[Stage], bytes | None], code: str
+) -> None:
+    async with staged(tmp_path, NEVER_PLAYED) as stage:
+        key = make(stage)
+        response = await stage.ask(request(CHAT, key, asking()))
+        assert response.status == 401
+        assert response.headers[b"www-authenticate"] == b"Bearer"
+        error = error_of(response)
+        assert (error["code"], error["type"]) == (code, "authentication_error")
+        if key and len(key) > 20:
+            assert key[-20:] not in response.body
+        assert stage.upstream.connections == 0
+        assert stage.journal().calls == []
+        assert [(line.status, line.code) for line in stage.log] == [(401, code)]
+
+
+@pytest.mark.parametrize("line", [b"authorization:", b"authorization: Bearer", b"x-api-key:"])
+async def test_a_key_that_was_left_empty_is_none(tmp_path: Path, line: bytes) -> None:
+    async with staged(tmp_path, NEVER_PLAYED) as stage:
+        response = await stage.ask(request(CHAT, None, asking(), line))
+        assert response.status == 401
+        assert stage.upstream.connections == 0
+
+
+@pytest.mark.parametrize("target", [b"/v1/models", b"/v1/models/gpt", b"/v1/embeddings"])
+async def test_every_path_wants_a_key(tmp_path: Path, target: bytes) -> None:
+    method = b"GET" if b"models" in target else b"POST"
+    async with staged(tmp_path, NEVER_PLAYED) as stage:
+        response = await stage.ask(request(target, None, method=method))
+        assert (response.status, error_of(response)["code"]) == (401, "missing_key")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"authorization: bearer %b", b"Authorization:  BEARER   %b ", b"x-api-key: %b", b"api-key: %b"],
+)
+async def test_a_key_is_taken_as_clients_send_it(tmp_path: Path, line: bytes) -> None:
+    async with staged(tmp_path, [answer(b"{}")]) as stage:
+        response = await stage.ask(request(CHAT, None, asking(), line % stage.key))
+        assert response.status == 200
+
+
+async def test_a_revoked_key_is_refused_on_a_connection_that_it_opened(tmp_path: Path) -> None:
+    async with staged(tmp_path, [answer(b"{}")]) as stage, stage.connected() as client:
+        await client.send(stage.chat())
+        assert (await shown(client)).status == 200
+        stage.ring.apply([stage.book.revoke(stage.key[6:18].decode(), stage.now_s)])
+        await client.send(stage.chat())
+        assert error_of(await shown(client))["code"] == "revoked_key"
+        assert len(stage.upstream.seen) == 1
+
+
+async def test_a_large_body_is_refused_before_it_is_sent(tmp_path: Path) -> None:
+    async with staged(tmp_path, NEVER_PLAYED) as stage, stage.connected() as client:
+        whole = request(CHAT, b"sk-wrong", b"x" * 900_000)
+        await client.send(whole[:1000])
+        response = await shown(client)
+        assert (response.status, error_of(response)["code"]) == (401, "invalid_key")
+        assert response.headers[b"connection"] == b"close"
+        assert stage.upstream.connections == 0
+
+
+async def test_a_body_that_waits_for_leave_is_not_invited(tmp_path: Path) -> None:
+    async with staged(tmp_path, NEVER_PLAYED) as stage, stage.connected() as client:
+        whole = request(CHAT, None, b"x" * 1000, b"expect: 100-continue")
+        await client.send(whole[:-1000])
+        sent = await client.read_until(b"\r\n\r\n")
+        assert sent.startswith(b"HTTP/1.1 401 ")
+        assert b"100 Continue" not in sent
+
+
+async def test_a_body_that_waits_for_leave_is_invited_by_a_valid_key(tmp_path: Path) -> None:
+    async with staged(tmp_path, [answer(b"{}")]) as stage, stage.connected() as client:
+        whole = stage.chat(b"expect: 100-continue")
+        await client.send(whole[: whole.index(b"\r\n\r\n") + 4])
+        assert await client.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert stage.upstream.connections == 0
+        await client.send(whole[whole.index(b"\r\n\r\n") + 4 :])
+        assert (await shown(client)).status == 200
+
+
+async def test_a_refused_call_keeps_its_connection_for_the_next(tmp_path: Path) -> None:
+    async with staged(tmp_path, [answer(b"{}")]) as stage, stage.connected() as client:
+        await client.send(request(CHAT, b"sk-wrong", asking()) + stage.chat())
+        assert (await shown(client)).status == 401
+        assert (await shown(client)).status == 200
+
+
+async def test_a_body_over_the_limit_is_refused_before_it_is_sent(tmp_path: Path) -> None:
+    limits = settings(body_bytes=1000)
+    async with staged(tmp_path, NEVER_PLAYED, limits=limits) as stage:
+        async with stage.connected() as client:
+            await client.send(request(CHAT, stage.key, b"x" * 1001)[:-1001])
+            response = await shown(client)
+        assert (response.status, error_of(response)["code"]) == (413, "body_too_large")
+        assert stage.upstream.connections == 0

@@ -1,0 +1,1048 @@
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from llmrouter.http1 import downstream
+from llmrouter.http1.deadlines import NEVER
+from llmrouter.http1.downstream import WRITE_BUFFER_BYTES, ServerConnection
+from llmrouter.http1.request import Request
+from llmrouter.http1.server import Server, ServerSettings
+from llmrouter.tasks import spawn
+from tests.support.application import FULL, HEAD, Script, echo, serving, settings
+from tests.support.certificates import Authority
+from tests.support.leaks import Failures
+from tests.support.raw import Ending, chunked, connected
+from tests.support.transport import FakeTransport
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.asyncio
+
+GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+GET_10 = b"GET / HTTP/1.0\r\n\r\n"
+EVENT = b"data: {}\n\n"
+
+
+def get(target: bytes, *lines: bytes) -> bytes:
+    return b"GET %b HTTP/1.1\r\nhost: a\r\n%b\r\n" % (target, b"".join(n + b"\r\n" for n in lines))
+
+
+def post(body: bytes, *lines: bytes, target: bytes = b"/") -> bytes:
+    return b"POST %b HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n%b\r\n%b" % (
+        target,
+        len(body),
+        b"".join(line + b"\r\n" for line in lines),
+        body,
+    )
+
+
+async def events(connection: ServerConnection, request: Request) -> None:
+    connection.begin(HEAD)
+    for _ in range(3):
+        connection.send(EVENT)
+    connection.finish()
+
+
+class Gate:
+    """Holds every exchange until the test lets it go on."""
+
+    def __init__(self, then: Callable[[ServerConnection, Request], Awaitable[None]] = echo) -> None:
+        self.open = asyncio.Event()
+        self.then = then
+
+    async def __call__(self, connection: ServerConnection, request: Request) -> None:
+        await self.open.wait()
+        await self.then(connection, request)
+
+
+class Wire:
+    """A connection on a fake transport."""
+
+    def __init__(self, script: Script, limits: ServerSettings | None = None) -> None:
+        self.script = script
+        self.server = Server(script, spawn, limits or settings(), full=FULL)
+        self.transport = FakeTransport()
+        self.connection = self.server.protocol()
+        assert isinstance(self.connection, ServerConnection)
+        self.connection.connection_made(self.transport)
+
+    async def receive(self, *pieces: bytes) -> bytes:
+        """Let these come in, each in a turn of its own; returns what was written."""
+        for piece in pieces:
+            self.connection.data_received(piece)
+            await turn()
+        return self.transport.take()
+
+    async def lose(self) -> None:
+        self.connection.connection_lost(None)
+        self.server.abort()
+        await turn()
+
+
+async def turn() -> None:
+    """Let everything happen that can without any time passing."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+# ---- requests and answers in order -----------------------------------------------------------
+
+
+async def test_requests_on_one_connection_are_answered_one_after_the_other() -> None:
+    async with serving(Script()) as running, connected(running.address) as client:
+        for n in range(5):
+            await client.send(post(b"body %d" % n, target=b"/%d" % n))
+            response = await client.response()
+            assert response.body == b"POST /%d body %d" % (n, n)
+            assert b"connection" not in response.headers
+
+
+async def test_pipelined_requests_are_answered_in_order_even_if_the_first_is_slow() -> None:
+    served: list[bytes] = []
+    slow = asyncio.Event()
+
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        if request.target == b"/0":
+            await slow.wait()
+        served.append(request.target)
+        await echo(connection, request)
+
+    async with serving(Script(serve)) as running, connected(running.address) as client:
+        await client.send(b"".join(get(b"/%d" % n) for n in range(5)))
+        await until(lambda: len(running.script.opened) == 5, "not all were read")
+        assert served == []
+        slow.set()
+        for n in range(5):
+            assert (await client.response()).body == b"GET /%d " % n
+
+
+async def test_many_pipelined_requests_in_small_pieces_are_all_answered() -> None:
+    requests = b"".join(post(b"%d" % n) for n in range(100))
+    async with serving(Script()) as running, connected(running.address) as client:
+        await client.send(*(requests[at : at + 97] for at in range(0, len(requests), 97)))
+        for n in range(100):
+            assert (await client.response()).body == b"POST / %d" % n
+
+
+async def test_a_refused_request_among_others_keeps_its_place_and_the_connection() -> None:
+    gate = Gate()
+    async with serving(Script(gate)) as running, connected(running.address) as client:
+        await client.send(get(b"/1") + post(b"small", target=b"/refused") + get(b"/2"))
+        await until(lambda: len(running.script.opened) == 3, "not all were read")
+        gate.open.set()
+        assert (await client.response()).body == b"GET /1 "
+        assert (await client.response()).status == 401
+        assert (await client.response()).body == b"GET /2 "
+
+
+@pytest.mark.parametrize("framed", ["sized", "chunked"])
+async def test_a_body_arrives_however_it_is_framed_and_cut(framed: str) -> None:
+    body = bytes(range(256)) * 20
+    sized = post(body)
+    coded = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n" + chunked(
+        body[at : at + 500] for at in range(0, len(body), 500)
+    )
+    raw = sized if framed == "sized" else coded
+    async with serving(Script()) as running, connected(running.address) as client:
+        await client.send(raw[:70], raw[70:71], raw[71:3000], raw[3000:])
+        assert (await client.response()).body == b"POST / " + body
+
+
+async def test_a_streamed_answer_is_chunked_and_keeps_the_connection() -> None:
+    async with serving(Script(events)) as running, connected(running.address) as client:
+        for _ in range(2):
+            await client.send(GET)
+            response = await client.response()
+            assert response.headers[b"transfer-encoding"] == b"chunked"
+            assert response.body == EVENT * 3
+            assert response.whole
+
+
+async def test_head_and_body_leave_in_one_write() -> None:
+    wire = Wire(Script())
+    await wire.receive(GET)
+    wire.connection.data_received(GET)
+    await turn()
+    assert len(wire.transport.writes) == 1
+    await wire.lose()
+
+
+async def test_head_and_first_event_leave_in_one_write() -> None:
+    wire = Wire(Script(events))
+    wire.connection.data_received(GET)
+    await turn()
+    head, *rest = wire.transport.writes
+    assert head == HEAD + b"transfer-encoding: chunked\r\n\r\na\r\n" + EVENT + b"\r\n"
+    assert rest == [b"a\r\n" + EVENT + b"\r\n"] * 2 + [b"0\r\n\r\n"]
+    await wire.lose()
+
+
+async def test_an_empty_stream_is_a_whole_answer() -> None:
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        connection.begin(HEAD)
+        assert connection.has_begun()
+        connection.finish()
+
+    async with serving(Script(serve)) as running, connected(running.address) as client:
+        await client.send(GET)
+        response = await client.response()
+        assert (response.body, response.whole) == (b"", True)
+
+
+async def test_sending_nothing_does_not_end_a_stream() -> None:
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        connection.begin(HEAD)
+        connection.send(b"")
+        connection.send(EVENT)
+        connection.send(b"")
+        connection.send(EVENT)
+        connection.finish()
+
+    async with serving(Script(serve)) as running, connected(running.address) as client:
+        await client.send(GET)
+        assert (await client.response()).body == EVENT * 2
+
+
+async def test_head_is_answered_with_the_length_but_not_the_body() -> None:
+    async with serving(Script()) as running, connected(running.address) as client:
+        await client.send(b"HEAD /a HTTP/1.1\r\nhost: a\r\n\r\n" + GET)
+        response = await client.response(to=b"HEAD")
+        assert response.headers[b"content-length"] == b"%d" % len(b"HEAD /a ")
+        assert (await client.response()).body == b"GET / "
+
+
+async def test_a_client_that_asks_to_close_gets_its_answer_and_the_close() -> None:
+    async with serving(Script()) as running, connected(running.address) as client:
+        await client.send(get(b"/", b"connection: close"))
+        response = await client.response()
+        assert response.headers[b"connection"] == b"close"
+        assert await client.read_all() == b""
+        assert client.ending is Ending.CLOSED
+
+
+async def test_trailers_are_no_headers_of_the_next_request() -> None:
+    async with serving(Script()) as running, connected(running.address) as client:
+        await client.send(
+            b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+            b"0\r\nauthorization: x\r\n\r\n" + GET
+        )
+        await client.response()
+        await client.response()
+        assert all(b"authorization" not in asked.headers for asked in running.script.opened)
+
+
+# ---- HTTP/1.0 --------------------------------------------------------------------------------
+
+
+async def test_http_1_0_gets_a_sized_answer_and_a_close() -> None:
+    async with serving(Script()) as running, connected(running.address) as client:
+        await client.send(GET_10)
+        response = await client.response()
+        assert response.headers == {b"content-length": b"6", b"connection": b"close"}
+        assert await client.read_all() == b""
+        assert client.ending is Ending.CLOSED
+
+
+async def test_http_1_0_may_keep_the_connection() -> None:
+    async with serving(Script()) as running, connected(running.address) as client:
+        for _ in range(2):
+            await client.send(b"GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n")
+            assert (await client.response()).headers[b"connection"] == b"keep-alive"
+
+
+async def test_http_1_0_gets_a_stream_that_the_close_ends() -> None:
+    async with serving(Script(events)) as running, connected(running.address) as client:
+        await client.send(b"GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n")
+        response = await client.response()
+        assert response.headers == {b"connection": b"close"}
+        assert (response.body, response.whole) == (EVENT * 3, True)
+
+
+async def test_a_stream_to_http_1_0_that_is_cut_ends_in_a_reset() -> None:
+    sent = asyncio.Event()
+
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        connection.begin(HEAD)
+        connection.send(EVENT)
+        await sent.wait()
+        connection.cut()
+
+    async with serving(Script(serve)) as running, connected(running.address) as client:
+        await client.send(GET_10)
+        await client.read_until(EVENT)
+        sent.set()
+        await client.read_all()
+        assert client.ending is Ending.RESET
+
+
+# ---- answers that are cut --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+async def test_a_stream_that_is_cut_arrives_as_far_as_it_went_and_is_not_whole(count: int) -> None:
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        connection.begin(HEAD)
+        for _ in range(count):
+            connection.send(EVENT)
+        connection.cut()
+
+    async with serving(Script(serve)) as running, connected(running.address) as client:
+        await client.send(GET)
+        raw = await client.read_all()
+        assert raw.count(EVENT) == count
+        assert b"0\r\n\r\n" not in raw
+        assert raw.endswith(EVENT + b"\r\n") or (raw, count) == (b"", 0)
+
+
+async def test_an_exchange_that_fails_ends_its_connection_and_is_logged(
+    no_leaks: Failures,
+) -> None:
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        raise RuntimeError("a bug of ours")
+
+    async with serving(Script(serve)) as running, connected(running.address) as client:
+        await client.send(GET)
+        assert await client.read_all() == b""
+        assert client.ending is Ending.RESET
+    assert "a bug of ours" in "".join(no_leaks.seen)
+    no_leaks.seen.clear()
+
+
+async def test_an_exchange_that_answers_nothing_ends_its_connection() -> None:
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        return
+
+    async with serving(Script(serve)) as running, connected(running.address) as client:
+        await client.send(GET)
+        assert await client.read_all() == b""
+
+
+async def test_an_application_that_fails_at_the_head_ends_the_connection(
+    no_leaks: Failures,
+) -> None:
+    class Broken(Script):
+        def open(self, connection: ServerConnection, request: Request) -> None:  # type: ignore[override]  # a bug
+            raise RuntimeError("a bug of ours")
+
+    async with serving(Broken()) as running, connected(running.address) as client:
+        await client.send(GET)
+        await client.read_all()
+        await until(lambda: not running.server.connections, "the connection is left")
+    assert no_leaks.seen
+    no_leaks.seen.clear()
+
+
+# ---- expect: 100-continue --------------------------------------------------------------------
+
+EXPECTING = b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+async def test_a_body_is_invited_once() -> None:
+    wire = Wire(Script())
+    assert await wire.receive(EXPECTING[:20], EXPECTING[20:]) == CONTINUE
+    assert await wire.receive(b"a") == b""
+    assert (await wire.receive(b"bc")).startswith(HEAD)
+    await wire.lose()
+
+
+async def test_a_chunked_body_is_invited_once() -> None:
+    wire = Wire(Script())
+    head = EXPECTING.replace(b"content-length: 3", b"transfer-encoding: chunked")
+    assert await wire.receive(head) == CONTINUE
+    assert await wire.receive(b"3") == b""
+    assert await wire.receive(b"\r\n", b"abc\r\n") == b""
+    assert (await wire.receive(b"0\r\n\r\n")).startswith(HEAD)
+    await wire.lose()
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (EXPECTING + b"abc", b"200"),
+        (EXPECTING.replace(b"POST / ", b"POST /refused "), b"401"),
+        (EXPECTING.replace(b"length: 3", b"length: 3000000"), b"413"),
+        (EXPECTING.replace(b"host: a", b"host: a, b"), b"400"),
+        (EXPECTING.replace(b"HTTP/1.1", b"HTTP/1.0") + b"abc", b"200"),
+        (EXPECTING.replace(b"100-continue", b"417"), b"400"),
+    ],
+    ids=["came along", "refused", "too large", "malformed", "HTTP/1.0", "unknown"],
+)
+async def test_a_body_is_not_invited_if_it_is_here_or_not_wanted(
+    request_: bytes, status: bytes
+) -> None:
+    wire = Wire(Script())
+    assert (await wire.receive(request_)).startswith(b"HTTP/1.1 " + status)
+    await wire.lose()
+
+
+async def test_a_pipelined_body_is_invited_when_its_turn_comes() -> None:
+    gate = Gate()
+    wire = Wire(Script(gate))
+    assert await wire.receive(GET + EXPECTING) == b""
+    gate.open.set()
+    await turn()
+    first, invitation = wire.transport.take().split(b"GET / ")
+    assert first.startswith(HEAD)
+    assert invitation == CONTINUE
+    assert (await wire.receive(b"abc")).endswith(b"POST / abc")
+    await wire.lose()
+
+
+# ---- requests that are refused ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (get(b"/", b"cookie: " + b"c" * 70_000), 431),
+        (b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000001\r\n\r\n", 413),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    ],
+)
+async def test_a_bad_request_is_answered_and_the_connection_closed(raw: bytes, status: int) -> None:
+    async with serving(Script()) as running, connected(running.address) as client:
+        await client.send(raw)
+        response = await client.response()
+        assert response.status == status
+        assert response.headers[b"connection"] == b"close"
+        assert await client.read_all() == b""
+        assert client.ending is Ending.CLOSED
+        assert running.script.opened == []
+
+
+async def test_a_bad_request_is_answered_after_those_before_it() -> None:
+    gate = Gate()
+    async with serving(Script(gate)) as running, connected(running.address) as client:
+        await client.send(get(b"/1") + get(b"/2") + b"GET / HTTP/1.1\r\n\r\n" + get(b"/never"))
+        await until(lambda: len(running.script.opened) == 2, "not all were read")
+        gate.open.set()
+        assert (await client.response()).body == b"GET /1 "
+        assert (await client.response()).body == b"GET /2 "
+        assert (await client.response()).status == 400
+        assert await client.read_all() == b""
+        assert len(running.script.opened) == 2
+
+
+async def test_a_refusal_arrives_while_the_client_is_still_sending() -> None:
+    size = 900_000
+    async with serving(Script()) as running, connected(running.address) as client:
+        await client.send(
+            b"POST /refused HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % size
+        )
+        response = await client.response()
+        assert (response.status, response.body) == (401, b"no key")
+        assert response.headers[b"connection"] == b"close"
+        await client.send(b"x" * size)
+        assert await client.read_all() == b""
+        assert client.ending is Ending.CLOSED
+
+
+async def test_a_refused_body_that_exceeds_its_limit_gets_one_answer() -> None:
+    head = b"POST /refused HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+    async with serving(Script()) as running, connected(running.address) as client:
+        await client.send(head + chunked([b"x" * 1_000_001]))
+        assert (await client.response()).status == 401
+        assert await client.read_all() == b""
+
+
+async def test_a_refused_client_that_sends_on_and_on_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(downstream, "LINGER_BYTES", 100_000)
+    wire = Wire(Script())
+    await wire.receive(b"POST /refused HTTP/1.1\r\nhost: a\r\ncontent-length: 900000\r\n\r\n")
+    assert wire.transport.ended
+    await wire.receive(b"x" * 50_000, b"x" * 50_000)
+    assert not wire.transport.aborted
+    await wire.receive(b"x")
+    assert wire.transport.aborted
+    await wire.lose()
+
+
+async def test_a_refused_client_that_sends_no_more_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(downstream, "LINGER_S", 0.1)
+    async with serving(Script()) as running, connected(running.address) as client:
+        await client.send(post(b"", target=b"/refused").replace(b"length: 0", b"length: 9"))
+        assert (await client.response()).status == 401
+        await until(lambda: not running.server.connections, "the connection is left")
+
+
+# ---- back-pressure ---------------------------------------------------------------------------
+
+
+async def test_a_slow_reader_is_felt_and_holds_little_more_than_the_high_water_mark() -> None:
+    piece = b"x" * 16_384
+    pieces = 400
+    sizes: list[int] = []
+    heard: list[bool] = []
+
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        writable = asyncio.Event()
+        writable.set()
+
+        def listen(ok: bool) -> None:
+            heard.append(ok)
+            if ok:
+                writable.set()
+            else:
+                writable.clear()
+
+        connection.on_writable(listen)
+        connection.begin(HEAD)
+        for _ in range(pieces):
+            await writable.wait()
+            connection.send(piece)
+            assert connection._transport is not None
+            sizes.append(connection._transport.get_write_buffer_size())
+            await asyncio.sleep(0)
+        connection.finish()
+
+    async with (
+        serving(Script(serve), send_buffer_bytes=4096) as running,
+        connected(running.address, receive_buffer_bytes=4096) as client,
+    ):
+        await client.send(GET)
+        await until(lambda: False in heard, "the slow reader was not felt")
+        response = await client.response()
+        assert response.body == piece * pieces
+    assert max(sizes) <= WRITE_BUFFER_BYTES + len(piece) + 100
+    assert heard[:4] == [False, True, False, True]
+
+
+async def test_a_listener_that_comes_late_hears_at_once_that_nothing_can_be_written() -> None:
+    gate = Gate()
+    wire = Wire(Script(gate))
+    await wire.receive(GET)
+    heard: list[bool] = []
+    wire.connection.pause_writing()
+    wire.connection.on_writable(heard.append)
+    wire.connection.resume_writing()
+    wire.connection.on_writable(None)
+    wire.connection.pause_writing()
+    assert heard == [False, True]
+    wire.connection.resume_writing()
+    gate.open.set()
+    await turn()
+    await wire.lose()
+
+
+async def test_one_who_pipelines_and_does_not_read_is_served_no_further() -> None:
+    size = 200_000
+
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        connection.respond(HEAD, b"x" * size)
+
+    async with (
+        serving(Script(serve), send_buffer_bytes=4096) as running,
+        connected(running.address, receive_buffer_bytes=4096) as client,
+    ):
+        await client.send(GET * 50)
+        await until(lambda: len(running.script.served) >= 1, "nothing was served")
+        await turn()
+        assert len(running.script.served) <= 2
+        for _ in range(50):
+            assert len((await client.response()).body) == size
+
+
+async def test_one_who_sends_while_another_request_waits_is_not_read() -> None:
+    gate = Gate()
+    wire = Wire(Script(gate))
+    await wire.receive(GET)
+    assert wire.transport.reading
+    await wire.receive(GET)
+    assert not wire.transport.reading
+    gate.open.set()
+    await turn()
+    assert wire.transport.reading
+    assert len(wire.script.served) == 2
+    await wire.lose()
+
+
+async def test_one_who_does_not_read_is_not_read_either() -> None:
+    wire = Wire(Script())
+    wire.connection.pause_writing()
+    for _ in range(10):
+        if wire.transport.reading:
+            await wire.receive(GET)
+    assert len(wire.script.served) == 0
+    assert len(wire.script.opened) <= 2
+    wire.connection.resume_writing()
+    await turn()
+    assert len(wire.script.served) == len(wire.script.opened)
+    assert wire.transport.reading
+    await wire.lose()
+
+
+# ---- clients that half-close, or vanish ------------------------------------------------------
+
+
+@pytest.mark.parametrize("serve", [echo, events])
+async def test_a_client_that_ends_its_sending_side_still_gets_its_answers(
+    serve: Callable[[ServerConnection, Request], Awaitable[None]],
+) -> None:
+    gate = Gate(serve)
+    async with serving(Script(gate)) as running, connected(running.address) as client:
+        await client.send(GET + GET)
+        client.shutdown()
+        await until(lambda: len(running.script.opened) == 2, "not all were read")
+        gate.open.set()
+        assert (await client.response()).whole
+        assert (await client.response()).whole
+        assert await client.read_all() == b""
+        assert client.ending is Ending.CLOSED
+
+
+async def test_a_client_that_ends_in_the_middle_of_a_request_is_closed() -> None:
+    async with serving(Script()) as running, connected(running.address) as client:
+        await client.send(post(b"abc")[:-1])
+        client.shutdown()
+        assert await client.read_all() == b""
+        assert running.script.served == []
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_a_client_that_vanishes_while_nothing_is_written_is_noticed(how: str) -> None:
+    loop = asyncio.get_running_loop()
+    async with serving(Script(Gate())) as running, connected(running.address) as client:
+        await client.send(GET)
+        await until(lambda: len(running.script.opened) == 1, "nothing was read")
+        began_s = loop.time()
+        client.close() if how == "close" else client.reset()
+        await until(lambda: len(running.script.cancelled) == 1, "the exchange was not cancelled")
+        assert loop.time() - began_s < 4
+
+
+@pytest.fixture
+def probed_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downstream, "PROBE_EVERY_S", 0.02)
+
+
+@pytest.mark.usefixtures("probed_often")
+async def test_a_client_that_pipelines_and_vanishes_is_noticed() -> None:
+    async with serving(Script(Gate())) as running, connected(running.address) as client:
+        await client.send(GET)
+        await until(lambda: len(running.script.opened) == 1, "nothing was read")
+        await client.send(GET)
+        await until(lambda: len(running.script.opened) == 2, "nothing was read")
+        client.close()
+        await until(lambda: len(running.script.cancelled) == 1, "the exchange was not cancelled")
+
+
+@pytest.mark.usefixtures("probed_often")
+async def test_a_client_that_vanishes_before_the_first_bytes_of_a_stream_is_noticed() -> None:
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        connection.begin(HEAD)
+        await asyncio.Event().wait()
+
+    async with serving(Script(serve)) as running, connected(running.address) as client:
+        await client.send(GET)
+        await until(lambda: len(running.script.opened) == 1, "nothing was read")
+        client.close()
+        await until(lambda: len(running.script.cancelled) == 1, "the exchange was not cancelled")
+
+
+@pytest.mark.usefixtures("probed_often")
+async def test_a_client_that_vanishes_within_a_stream_is_noticed_by_its_next_bytes() -> None:
+    more = asyncio.Event()
+
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        connection.begin(HEAD)
+        connection.send(EVENT)
+        await more.wait()
+        while True:
+            connection.send(EVENT)
+            await asyncio.sleep(0)
+
+    async with serving(Script(serve)) as running, connected(running.address) as client:
+        await client.send(GET)
+        await client.read_until(EVENT)
+        client.close()
+        more.set()
+        await until(lambda: len(running.script.cancelled) == 1, "the exchange was not cancelled")
+
+
+@pytest.mark.usefixtures("probed_often")
+@pytest.mark.parametrize("request_", [GET, GET_10])
+async def test_probes_never_come_after_an_answer_has_begun(request_: bytes) -> None:
+    script = Script()
+    wire = Wire(script)
+    probes = 0
+
+    async def probed() -> None:
+        nonlocal probes
+        for _ in range(5):
+            await asyncio.sleep(0.02)
+            probes += wire.transport.take().count(b"HTTP/1.1 102 Processing\r\n\r\n")
+
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        await probed()
+        assert (probes > 0) is (request.minor_version == 1)
+        connection.begin(HEAD)
+        connection.send(EVENT)
+        connection.finish()
+        wire.transport.take()
+        await asyncio.sleep(0.1)
+        assert wire.transport.take() == b""
+
+    script.serve = serve
+    wire.connection.data_received(request_)
+    assert wire.connection.eof_received()
+    await until(lambda: bool(script.served), "not served")
+    await wire.lose()
+
+
+@pytest.mark.usefixtures("probed_often")
+async def test_no_probe_follows_a_whole_answer() -> None:
+    wire = Wire(Script())
+
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        connection.respond(HEAD, b"whole")
+        wire.transport.take()
+        await asyncio.sleep(0.1)
+        assert wire.transport.take() == b""
+
+    wire.script.serve = serve
+    wire.connection.data_received(GET)
+    assert wire.connection.eof_received()
+    await until(lambda: bool(wire.script.served), "not served")
+    await wire.lose()
+
+
+async def test_what_is_sent_to_a_client_that_is_gone_goes_nowhere() -> None:
+    done: list[str] = []
+
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            assert not connection.is_open()
+            connection.begin(HEAD)
+            connection.send(EVENT)
+            connection.finish()
+            done.append("stream")
+        connection._responded, connection._head = False, None
+        connection.respond(HEAD, b"")
+        done.append("whole")
+
+    wire = Wire(Script(serve))
+    await wire.receive(GET)
+    await wire.lose()
+    assert done == ["stream", "whole"]
+    assert wire.transport.take() == b""
+
+
+async def test_one_who_does_not_read_the_rest_of_a_cut_stream_is_not_waited_for() -> None:
+    gate = Gate()
+
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        connection.begin(HEAD)
+        connection.send(EVENT)
+        connection.pause_writing()
+        connection.cut()
+        connection.resume_writing()
+        await gate.open.wait()
+
+    wire = Wire(Script(serve))
+    await wire.receive(GET)
+    assert wire.transport.closed
+    wire.connection.expired(wire.connection.deadline)
+    assert wire.connection.deadline < NEVER
+    assert wire.transport.aborted
+    await wire.lose()
+
+
+@pytest.mark.usefixtures("probed_often")
+async def test_probes_end_when_reading_goes_on() -> None:
+    gate = Gate()
+    wire = Wire(Script(gate))
+    await wire.receive(GET + GET[:5], b"/")
+    await until(lambda: bool(wire.transport.writes), "no probe came")
+    gate.open.set()
+    await turn()
+    assert wire.transport.reading
+    gate.open.clear()
+    await wire.receive(b" HTTP/1.1\r\nhost: a\r\n\r\n")
+    await asyncio.sleep(0.1)
+    assert wire.transport.take() == b""
+    await wire.lose()
+
+
+async def test_a_stream_to_head_is_a_bug_and_sends_no_body(no_leaks: Failures) -> None:
+    async with serving(Script(events)) as running, connected(running.address) as client:
+        await client.send(b"HEAD / HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert await client.read_all() == b""
+    assert "AssertionError" in "".join(no_leaks.seen)
+    no_leaks.seen.clear()
+
+
+STEPS = 4
+
+
+@pytest.mark.parametrize("step", range(STEPS))
+@pytest.mark.parametrize("how", ["close", "reset", "abort"])
+@pytest.mark.usefixtures("probed_often")
+async def test_an_exchange_is_cancelled_at_whatever_it_waits_for(step: int, how: str) -> None:
+    reached: list[int] = []
+    undone: list[int] = []
+    gates = [asyncio.Event() for _ in range(STEPS)]
+
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        try:
+            for at, gate in enumerate(gates):
+                reached.append(at)
+                if at == 2:
+                    connection.begin(HEAD)
+                await gate.wait()
+        finally:
+            undone.extend(reached)
+
+    async with serving(Script(serve)) as running, connected(running.address) as client:
+        await client.send(GET)
+        for gate in gates[:step]:
+            gate.set()
+        await until(lambda: reached == list(range(step + 1)), "the step was not reached")
+        match how:
+            case "close":
+                client.close()
+            case "reset":
+                client.reset()
+            case _:
+                running.server.abort()
+        await until(lambda: undone == reached, "nothing was undone")
+        await until(lambda: len(running.script.cancelled) == 1, "the exchange was not cancelled")
+        assert reached == list(range(step + 1))
+
+
+async def test_a_connection_lost_before_its_exchange_began_serves_nothing() -> None:
+    wire = Wire(Script())
+    wire.connection.data_received(GET)
+    wire.connection.connection_lost(None)
+    await turn()
+    assert wire.script.served == []
+    wire.server.abort()
+
+
+# ---- time-outs -------------------------------------------------------------------------------
+
+
+async def drip(client_sends: Callable[[bytes], int], byte: bytes) -> None:
+    """One byte every now and then, until the test is over."""
+    while True:
+        await asyncio.sleep(0.05)
+        client_sends(byte)
+
+
+@pytest.mark.parametrize(
+    ("begun", "status"),
+    [(b"GET / HTTP/1.1\r\nx: ", 408), (post(b"x" * 5000)[:100], 408), (b"", None)],
+    ids=["head", "body", "nothing"],
+)
+async def test_a_request_that_comes_too_slowly_is_refused_however_often_a_byte_comes(
+    begun: bytes, status: int | None
+) -> None:
+    loop = asyncio.get_running_loop()
+    limits = settings(head_s=0.3, body_s=0.3)
+    async with serving(Script(), limits) as running, connected(running.address) as client:
+        began_s = loop.time()
+        await client.send(begun)
+        dripping = spawn(drip(client.send_nowait, b"x" if begun else b"\n"), name="drip")
+        if status is not None:
+            assert (await client.response()).status == status
+        dripping.cancel()
+        await client.read_all()
+        assert loop.time() - began_s < 5
+        client.close()
+        assert running.script.served == []
+
+
+async def test_an_idle_connection_is_closed_without_a_word() -> None:
+    async with (
+        serving(Script(), settings(idle_s=0.2)) as running,
+        connected(running.address) as client,
+    ):
+        await client.send(GET)
+        await client.response()
+        assert await client.read_all() == b""
+        assert client.ending is Ending.CLOSED
+
+
+async def test_a_slow_exchange_is_no_idle_connection() -> None:
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        await asyncio.sleep(0.5)
+        await echo(connection, request)
+
+    limits = settings(idle_s=0.1, head_s=0.1, body_s=0.1)
+    async with serving(Script(serve), limits) as running, connected(running.address) as client:
+        await client.send(GET)
+        assert (await client.response()).status == 200
+
+
+async def test_the_next_request_has_its_time_anew() -> None:
+    limits = settings(idle_s=0.4, head_s=0.4, body_s=0.4)
+    async with serving(Script(), limits) as running, connected(running.address) as client:
+        for _ in range(3):
+            await client.send(post(b"abc")[:-1])
+            await asyncio.sleep(0.2)
+            await client.send(b"c")
+            assert (await client.response()).status == 200
+
+
+async def test_a_reader_that_stalls_is_dropped() -> None:
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        connection.begin(HEAD)
+        connection.send(b"x" * 8_000_000)
+        await asyncio.Event().wait()
+
+    async with (
+        serving(Script(serve), settings(idle_s=0.2), send_buffer_bytes=4096) as running,
+        connected(running.address, receive_buffer_bytes=4096) as client,
+    ):
+        await client.send(GET)
+        await until(lambda: len(running.script.cancelled) == 1, "the reader is waited for")
+
+
+@pytest.mark.parametrize("last", [GET, get(b"/", b"connection: close"), GET * 2])
+async def test_a_reader_that_stalls_within_a_whole_answer_is_dropped(last: bytes) -> None:
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        connection.respond(HEAD, b"x" * 8_000_000)
+
+    async with (
+        serving(Script(serve), settings(idle_s=0.2), send_buffer_bytes=4096) as running,
+        connected(running.address, receive_buffer_bytes=4096) as client,
+    ):
+        await client.send(last)
+        await until(lambda: len(running.server.connections) == 1, "not accepted")
+        await until(lambda: not running.server.connections, "the reader is waited for")
+
+
+@pytest.mark.parametrize("last", [GET, get(b"/", b"connection: close")])
+async def test_a_reader_that_is_slow_but_does_not_stall_gets_all(last: bytes) -> None:
+    size = 1_000_000
+
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        connection.respond(HEAD, b"x" * size)
+
+    async with (
+        serving(Script(serve), settings(idle_s=0.2), send_buffer_bytes=4096) as running,
+        connected(running.address, receive_buffer_bytes=4096) as client,
+    ):
+        await client.send(last)
+        got = 0
+        for _ in range(12):
+            got += len(await client.read_exactly(30_000))
+            await asyncio.sleep(0.1)
+        assert got == 360_000
+        rest = await client.read_exactly(size - got)
+        assert len(rest) == size - got
+
+
+async def test_a_connection_is_idle_after_an_answer_that_was_read_slowly() -> None:
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        connection.respond(HEAD, b"x" * 3_000_000)
+
+    async with (
+        serving(Script(serve), settings(idle_s=0.3), send_buffer_bytes=4096) as running,
+        connected(running.address, receive_buffer_bytes=4096) as client,
+    ):
+        await client.send(GET)
+        await until(lambda: len(running.script.served) == 1, "not served")
+        assert len((await client.response()).body) == 3_000_000
+        assert await client.read_all() == b""
+        assert client.ending is Ending.CLOSED
+
+
+async def test_a_deadline_that_passes_as_the_request_completes_is_no_second_answer() -> None:
+    wire = Wire(Script())
+    wire.connection.data_received(post(b"abc")[:-1])
+    wire.connection.data_received(b"c")
+    wire.connection.expired(wire.server.loop.time())
+    await turn()
+    assert wire.transport.take().count(b"HTTP/1.1") == 1
+    await wire.lose()
+
+
+# ---- drain, repr, TLS ------------------------------------------------------------------------
+
+
+async def test_draining_closes_what_is_idle_and_lets_the_rest_finish() -> None:
+    gate = Gate()
+    async with (
+        serving(Script(gate)) as running,
+        connected(running.address) as idle,
+        connected(running.address) as busy,
+        connected(running.address) as sending,
+    ):
+        await busy.send(GET)
+        await sending.send(post(b"abc")[:-1])
+        await until(lambda: len(running.script.opened) == 2, "not all were read")
+        running.server.drain()
+        assert await idle.read_all() == b""
+        await sending.send(b"c")
+        gate.open.set()
+        for client in (busy, sending):
+            response = await client.response()
+            assert response.headers[b"connection"] == b"close"
+            assert await client.read_all() == b""
+            assert client.ending is Ending.CLOSED
+        await running.server.emptied()
+
+
+async def test_a_stream_that_began_before_the_drain_is_finished() -> None:
+    drained = asyncio.Event()
+
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        connection.begin(HEAD)
+        connection.send(EVENT)
+        await drained.wait()
+        connection.send(EVENT)
+        connection.finish()
+
+    async with serving(Script(serve)) as running, connected(running.address) as client:
+        await client.send(GET)
+        await client.read_until(b"chunked\r\n\r\n")
+        running.server.drain()
+        drained.set()
+        assert (await client.read_all()).count(EVENT) == 2
+        assert client.ending is Ending.CLOSED
+
+
+async def test_the_repr_shows_the_state() -> None:
+    gate = Gate()
+    wire = Wire(Script(gate))
+    assert repr(wire.connection) == "<ServerConnection IDLE>"
+    await wire.receive(GET[:5])
+    assert repr(wire.connection) == "<ServerConnection READING>"
+    await wire.receive(GET[5:])
+    assert repr(wire.connection) == "<ServerConnection SERVING>"
+    gate.open.set()
+    await turn()
+    assert repr(wire.connection) == "<ServerConnection IDLE>"
+    await wire.receive(b"\x00")
+    assert repr(wire.connection) == "<ServerConnection LINGERING>"
+    await wire.lose()
+    assert repr(wire.connection) == "<ServerConnection CLOSED>"
+
+
+async def test_over_tls_a_client_is_served_and_its_going_is_noticed(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    gate = Gate()
+    script = Script(gate)
+    async with serving(script, tls=authority.server_context("localhost")) as running:
+        reader, writer = await asyncio.open_connection(
+            *running.address, ssl=authority.client_context(), server_hostname="localhost"
+        )
+        gate.open.set()
+        writer.write(GET)
+        assert (await reader.readuntil(b"GET / ")).startswith(HEAD)
+        gate.open.clear()
+        writer.write(GET)
+        await until(lambda: len(script.opened) == 2, "not read")
+        writer.close()
+        await writer.wait_closed()
+        await until(lambda: len(script.cancelled) == 1, "the exchange was not cancelled")
+        await until(lambda: not running.server.connections, "the connection is left")
