@@ -1,7 +1,6 @@
 """The listeners: bound once by the supervisor, inherited by every worker."""
 
 import errno
-import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -113,12 +112,14 @@ def _listening(listener: socket.socket, name: Any) -> socket.socket:
 
 def _inherited(fd: int) -> socket.socket:
     try:
-        listener = socket.socket(fileno=os.dup(fd))
+        given = socket.socket(fileno=fd)
     except OSError as error:
         raise ListenError(
             f"cannot listen on fd:{fd}: it is not an open socket; start us by socket activation,"
             " or name an address"
         ) from error
+    listener = given.dup()
+    given.detach()
     if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         listener.close()
         raise ListenError(f"cannot listen on fd:{fd}: the socket there does not listen")

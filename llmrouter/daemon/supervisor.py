@@ -261,6 +261,8 @@ class _Worker:
             match message:
                 case Ready():
                     self.ready.set()
+                    pid = self.child.process.pid if self.child.process is not None else 0
+                    _log.info("child=%s pid=%d serving", self.child.name, pid)
                 case Applied(serial=serial):
                     self._confirm(self._applied.pop(serial, None))
         channel.close()

@@ -73,6 +73,11 @@ class Exchange:
     def __repr__(self) -> str:
         return f"<Exchange {self.request_id} {self.request!r} status={self.status}>"
 
+    @property
+    def methods(self) -> tuple[bytes, ...]:
+        """By which what it asks for is served."""
+        return (b"GET", b"HEAD") if self.operation is None else (b"POST",)
+
     async def serve(self) -> None:
         """Its turn on the connection has come."""
         await self._server.serve(self)
@@ -106,4 +111,6 @@ class Exchange:
             headers = b"retry-after: %d\r\n" % error.retry_after_s
         if error.status == HTTPStatus.UNAUTHORIZED:
             headers += b"www-authenticate: Bearer\r\n"
+        if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers += b"allow: %b\r\n" % b", ".join(self.methods)
         self.respond_json(error.status, self.dialect.error_body(error, self.request_id), headers)

@@ -151,10 +151,9 @@ class Gateway:
         door = self._door(request.path)
         exchange.dialect = door.dialect
         exchange.operation = door.operation
-        allowed = (b"GET", b"HEAD") if door.operation is None else (b"POST",)
-        if request.method not in allowed:
-            method = request.method.decode("ascii")
-            raise MethodNotAllowed(f"{method} is not served here; use {allowed[0].decode()}")
+        if request.method not in exchange.methods:
+            method, right = request.method.decode("ascii"), exchange.methods[0].decode()
+            raise MethodNotAllowed(f"{method} is not served here; use {right}")
         exchange.principal = self._steps.authenticator.authenticate(exchange)
 
     def _door(self, path: bytes) -> Door:

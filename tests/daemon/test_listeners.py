@@ -170,6 +170,7 @@ def test_a_name_of_which_one_address_is_taken_is_refused_whole(
     with taken("::1") as port:
         with pytest.raises(ListenError, match="already in use"):
             listeners.bind([TcpAddress("localhost", port)])
+        monkeypatch.undo()
 
         with bound(TcpAddress("127.0.0.1", port)) as (listener,):  # was given back
             assert accepts(listener)

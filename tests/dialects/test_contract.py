@@ -52,14 +52,16 @@ def decoded(text: bytes) -> dict[str, object]:
 
 
 def error_of(body: bytes) -> dict[str, object]:
-    return msgspec.json.decode(body, type=dict[str, dict[str, object]])["error"]
+    error = decoded(body)["error"]
+    assert isinstance(error, dict)
+    return error
 
 
 def data_of(events: bytes) -> bytes:
     return b"".join(sse.data_of(event) or b"" for event in sse.events(events))
 
 
-# ---- what it is called, and what belongs to it ----------------------------------------------------
+# ---- what it is called, and what belongs to it ---------------------------------------------------
 
 
 def test_every_dialect_is_covered_here() -> None:
@@ -113,7 +115,7 @@ def test_a_credential_is_presented_as_a_key_is(dialect: Dialect) -> None:
     assert all(name == name.lower() for name in sent)
 
 
-# ---- calls in -------------------------------------------------------------------------------------
+# ---- calls in ------------------------------------------------------------------------------------
 
 
 @over(SAMPLES)
@@ -201,7 +203,7 @@ def test_no_changed_byte_breaks_the_reader_of_calls(sample: Sample) -> None:
         assert decoded(dialect.upstream_body(read, "other-model"))["model"] == "other-model"
 
 
-# ---- plain answers --------------------------------------------------------------------------------
+# ---- plain answers -------------------------------------------------------------------------------
 
 
 @over(PLAIN)
@@ -248,7 +250,7 @@ def test_no_bytes_break_the_reader_of_answers(dialect: Dialect, body: bytes) -> 
     assert dialect.read_usage_tail(body) is None
 
 
-# ---- streamed answers -----------------------------------------------------------------------------
+# ---- streamed answers ----------------------------------------------------------------------------
 
 
 def downstream(sample: Sample, *, wants_usage: bool) -> bytes:
@@ -324,7 +326,7 @@ def test_no_events_break_a_tap(dialect: Dialect, data: list[bytes]) -> None:
         assert passed == block
 
 
-# ---- refusals -------------------------------------------------------------------------------------
+# ---- refusals ------------------------------------------------------------------------------------
 
 NASTY = 'no model "a\\b" \r\n\r\ndata: [DONE]\n\n\u2028 é'
 
@@ -361,7 +363,6 @@ def test_an_error_ends_a_stream_and_never_looks_like_its_end(
         tap = dialect.tap(refused)
 
         assert event.endswith(b"\n\n")
-        assert event.isascii() or event.decode()
         assert len(list(sse.events(event))) == 1
         assert b"\r" not in event
         assert tap.feed(event) == event
@@ -370,7 +371,7 @@ def test_an_error_ends_a_stream_and_never_looks_like_its_end(
         assert (said["message"], said["code"], said["request_id"]) == (NASTY, kind.code, "req-1")
 
 
-# ---- lists of models ------------------------------------------------------------------------------
+# ---- lists of models -----------------------------------------------------------------------------
 
 NAMES = ["gpt-4o", "meta-llama/Llama-3:70b", 'odd "name"', "x" * 256]
 

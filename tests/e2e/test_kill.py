@@ -2,15 +2,18 @@
 
 import asyncio
 import os
+import re
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from llmrouter.metering.journal import journal_paths
 from llmrouter.metering.replay import pair
-from tests.support.daemon import Daemon, create_key, serving
+from llmrouter.tasks import spawn
+from tests.support.daemon import Daemon, create_key, serving, wait_for
 from tests.support.demo import counters
 from tests.support.load import Line, request
 
@@ -20,6 +23,9 @@ LINES = 32
 WORKERS = 3
 KILLS = 4
 BETWEEN_KILLS_S = 0.7
+SERVING = re.compile(r"child=worker-\d+ pid=\d+ serving")
+REPLACED_WITHIN_S = 20.0
+"""Generous, as the machine may be busy; the figure itself is printed, and meant to be under 0.5."""
 LOST = (ConnectionError, asyncio.IncompleteReadError)
 
 
@@ -37,29 +43,39 @@ async def keep_calling(daemon: Daemon, message: bytes, tally: Tally) -> None:
     while tally.running:
         try:
             line = await Line.to(daemon)
+        except LOST:
+            tally.lost += 1
+            continue
+        try:
             while tally.running:
                 status, _ = await line.call(message)
                 tally.whole += status == 200
                 tally.refused += status != 200
-            line.close()
         except LOST:
             tally.lost += 1
+        finally:
+            await line.close()
+
+
+def serves_again(daemon: Daemon, served: int) -> bool:
+    return len(SERVING.findall(daemon.events)) > served
 
 
 async def kill_under_load(daemon: Daemon, messages: list[bytes], tally: Tally) -> list[float]:
     """Kill a worker every now and then; how long each took to be replaced, in seconds."""
     callers = [
-        asyncio.create_task(keep_calling(daemon, messages[i % len(messages)], tally))  # noqa: TID251 - no daemon code
-        for i in range(LINES)
+        spawn(
+            keep_calling(daemon, messages[number % len(messages)], tally), name=f"caller {number}"
+        )
+        for number in range(LINES)
     ]
     took = []
     for _ in range(KILLS):
         await asyncio.sleep(BETWEEN_KILLS_S)
-        before = daemon.workers()
+        served = len(SERVING.findall(daemon.events))
         killed_at = time.monotonic()
-        os.kill(before[0], signal.SIGKILL)
-        while len(set(daemon.workers()) - set(before)) < 1:
-            await asyncio.sleep(0.005)
+        os.kill(daemon.workers()[0], signal.SIGKILL)
+        await asyncio.to_thread(wait_for, partial(serves_again, daemon, served))
         took.append(time.monotonic() - killed_at)
     await asyncio.sleep(BETWEEN_KILLS_S)
     tally.running = False
@@ -79,6 +95,7 @@ def test_a_killed_worker_takes_only_its_own_connections(tmp_path: Path) -> None:
         tally = Tally()
         took = asyncio.run(kill_under_load(daemon, messages, tally))
         print(f"replaced after {', '.join(f'{s * 1000:.0f} ms' for s in took)}")  # noqa: T201
+        assert max(took) < REPLACED_WITHIN_S
         assert tally.refused == 0
         assert tally.whole > 100
         # Each kill ends the connections that this worker held, and no other.
@@ -93,11 +110,5 @@ def test_a_killed_worker_takes_only_its_own_connections(tmp_path: Path) -> None:
         assert len(whole) >= tally.whole
         # A call is in the journal before its first byte leaves; one may have been killed between.
         assert seen <= len(calls.calls) <= seen + KILLS * LINES
-    assert tally.lost == sum(1 for call in calls.calls if call.interrupted) + idle_losses(tally, calls)
-
-
-def idle_losses(tally: Tally, calls: object) -> int:
-    """Connections that were lost before their call had begun."""
-    interrupted = sum(1 for call in calls.calls if call.interrupted)  # type: ignore[attr-defined]
-    assert interrupted <= tally.lost
-    return tally.lost - interrupted
+        # What was lost had begun, but for calls that were killed before they had.
+        assert sum(call.interrupted for call in calls.calls) <= tally.lost

@@ -43,7 +43,7 @@ CHAT: dict[str, dict[str, Any]] = {
     "a picture": {"messages": PICTURE},
     "cut by max_tokens": {"max_tokens": 5},
     "an unknown parameter": {"extra_body": {"never_heard_of": {"a": [1, 2.50, None]}}},
-    "another name": {"model": "demo-alias"},
+    "another name": {"model": "house"},
 }
 CHANGES_BY_ITSELF = {"id", "created", "created_at", "item_id", "completed_at"}
 """Members that differ between two calls to the same upstream."""
@@ -101,7 +101,7 @@ def test_a_streamed_chat_is_the_same_sequence_of_objects(
         call["stream_options"] = usage
     through, direct = both(routed, straight, lambda c: list(c.chat.completions.create(**call)))
     assert [event | {"model": ""} for event in through] == [e | {"model": ""} for e in direct]
-    assert len(through) > 3
+    assert len(through) >= 3
 
 
 def test_a_completion_is_the_same_plain_and_streamed(
@@ -121,9 +121,13 @@ def test_embeddings_are_the_same(
     routed: openai.OpenAI, straight: openai.OpenAI, encoding: str
 ) -> None:
     call: dict[str, Any] = {"model": "demo", "input": ["one", "two"], "encoding_format": encoding}
-    through, direct = both(routed, straight, lambda c: c.embeddings.create(**call))
-    assert through == direct
-    assert len(through["data"]) == 2
+    # Compared as vectors: the SDK's own models warn about the base64 that they hold.
+    vectors = [
+        [item.embedding for item in client.embeddings.create(**call).data]
+        for client in (routed, straight)
+    ]
+    assert vectors[0] == vectors[1]
+    assert len(vectors[0]) == 2
 
 
 RESPONSE_TOOL = {"type": "function", "name": "get_weather", "parameters": {"type": "object"}}
@@ -144,7 +148,7 @@ def test_a_response_is_the_same_plain_and_streamed(
 
 
 def test_models_are_those_that_can_be_asked_for(routed: openai.OpenAI) -> None:
-    assert [model.id for model in routed.models.list()] == ["demo", "demo-alias"]
+    assert [model.id for model in routed.models.list()] == ["demo", "house"]
     assert routed.models.retrieve("demo").id == "demo"
     with pytest.raises(openai.NotFoundError):
         routed.models.retrieve("nothing")

@@ -17,7 +17,7 @@ STREAMS = 2_000
 EVENTS = 50
 AT_ONCE_CONNECTING = 100
 RSS_SLACK_BYTES = 40 * 1024 * 1024
-"""What allocators keep of a worker's peak; a leak of one stream's 20 kB each would be 20 MB a round."""
+"""What allocators keep of a peak; if each stream left its 20 kB, a round would leave 20 MB."""
 
 
 def rss_bytes(pid: int) -> int:
@@ -39,8 +39,7 @@ async def hold_streams(daemon: Daemon, message: bytes) -> list[list[str]]:
 
     lines = await asyncio.gather(*(connect() for _ in range(STREAMS)))
     answers = await asyncio.gather(*(line.call(message) for line in lines))
-    for line in lines:
-        line.close()
+    await asyncio.gather(*(line.close() for line in lines))
     assert {status for status, _ in answers} == {200}
     return [texts(body) for _, body in answers]
 

@@ -276,5 +276,3 @@ def _policy(
         {org: ModelPatterns(texts) for org, texts in (orgs or {}).items()},
         {team: ModelPatterns(texts) for team, texts in (teams or {}).items()},
     )
-
-

@@ -1,7 +1,8 @@
 """Load from the test's own loop: many connections that each make one call after another."""
 
 import asyncio
-from collections.abc import Iterable
+import contextlib
+from collections.abc import AsyncIterator
 
 import msgspec
 
@@ -47,14 +48,16 @@ class Line:
             length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
             return status, await self._reader.readexactly(length)
 
-    async def _chunks(self):  # type: ignore[no-untyped-def]  # an asynchronous generator of bytes
-        while (size := int(await self._reader.readline(), 16)) > 0:
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        while (size := int(await self._reader.readuntil(b"\r\n"), 16)) > 0:
             yield (await self._reader.readexactly(size + 2))[:-2]
         await self._reader.readexactly(2)
 
-    def close(self) -> None:
-        """Close it."""
+    async def close(self) -> None:
+        """Close it, whatever state it is in."""
         self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
 
 
 def texts(stream: bytes) -> list[str]:
@@ -66,10 +69,3 @@ def texts(stream: bytes) -> list[str]:
         for choice in msgspec.json.decode(event.removeprefix(b"data: "))["choices"]:
             found += [text] if (text := choice["delta"].get("content")) else []
     return found
-
-
-async def close_all(lines: Iterable[Line]) -> None:
-    """Close every line."""
-    for line in lines:
-        line.close()
-    await asyncio.sleep(0)

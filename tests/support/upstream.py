@@ -178,12 +178,15 @@ async def _read_request(reader: asyncio.StreamReader, number: int) -> Seen:
 
 @contextlib.asynccontextmanager
 async def scripted(
-    *plays: Play, tls: ssl.SSLContext | None = None
+    *plays: Play, tls: ssl.SSLContext | None = None, unix_path: str | None = None
 ) -> AsyncIterator[ScriptedUpstream]:
     """Run an upstream that plays these."""
     upstream = ScriptedUpstream(plays)
-    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0, ssl=tls)
-    upstream.address = server.sockets[0].getsockname()
+    if unix_path is not None:
+        server = await asyncio.start_unix_server(upstream.serve, unix_path)
+    else:
+        server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0, ssl=tls)
+        upstream.address = server.sockets[0].getsockname()
     try:
         yield upstream
     finally:

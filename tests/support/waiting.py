@@ -7,7 +7,9 @@ PATIENCE_S = 10.0
 """Only ever used up by a test that fails."""
 
 
-async def until(true: Callable[[], bool], complaint: str, state: Callable[[], object] = str) -> None:
+async def until(
+    true: Callable[[], bool], complaint: str, state: Callable[[], object] = str
+) -> None:
     """Let the loop turn until `true`; fail with `complaint` and the state if it never is."""
     loop = asyncio.get_running_loop()
     end = loop.time() + PATIENCE_S

@@ -1,0 +1,366 @@
+import asyncio
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from llmrouter.contracts.call import Usage
+from llmrouter.gateway.reply import PLAIN_BYTES_MAX
+from tests.support.gateway import CREDENTIAL, Stage, error_of, shown, staged
+from tests.support.raw import Ending, chunked
+from tests.support.upstream import Cut, Play, Reset, Stall, answer, stream_head
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.asyncio
+
+JSON = b"content-type: application/json\r\n"
+ANSWER = (
+    b'{"id":"c-1","choices":[{"message":{"content":"\xc3\xa9 [DONE] }"}}],'
+    b'"usage":{"prompt_tokens":9,"completion_tokens":4,"total_tokens":13}}'
+)
+USED = Usage(prompt_tokens=9, output_tokens=4)
+CHUNKED = JSON + b"transfer-encoding: chunked\r\n"
+CLOSE_DELIMITED = b"HTTP/1.1 200 OK\r\n" + JSON + b"\r\n"
+
+
+def in_chunks(body: bytes, size: int) -> bytes:
+    pieces = chunked(body[at : at + size] for at in range(0, len(body), size))
+    return b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"\r\n" + pieces
+
+
+WHOLE: dict[str, Play] = {
+    "sized": [answer(ANSWER, headers=JSON)],
+    "chunked": [in_chunks(ANSWER, 7)],
+    "close-delimited": [CLOSE_DELIMITED + ANSWER, Cut()],
+    "http-1.0": [b"HTTP/1.0 200 OK\r\n" + JSON + b"\r\n" + ANSWER, Cut()],
+    "after-interim": [b"HTTP/1.1 102 Processing\r\n\r\n" + answer(ANSWER, headers=JSON)],
+    "with-trailers": [in_chunks(ANSWER, 50)[:-2] + b"x-trailer: 1\r\n\r\n"],
+    "with-line-end": [answer(ANSWER + b"\n", headers=JSON)],
+    "half-closed": [answer(ANSWER, headers=JSON + b"connection: close\r\n"), Cut()],
+}
+
+
+@pytest.mark.parametrize("play", WHOLE.values(), ids=WHOLE)
+async def test_a_plain_answer_keeps_its_bytes(tmp_path: Path, play: Play) -> None:
+    async with staged(tmp_path, play) as stage:
+        response = await stage.ask(stage.chat())
+        assert (response.status, response.body.rstrip(b"\n")) == (200, ANSWER)
+        assert response.headers[b"content-type"] == b"application/json"
+        assert response.headers[b"x-llmrouter-deployment"] == b"up/gpt-real"
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert (call.end.status, call.end.outcome, call.end.usage) == (200, "ok", USED)
+
+
+ERRORS = {
+    400: b"",
+    403: b"",
+    404: b"",
+    409: b"",
+    422: b"",
+    429: b"retry-after: 7\r\nretry-after-ms: 6500\r\n",
+    500: b"x-should-retry: true\r\n",
+    503: b"retry-after: 20\r\n",
+    529: b"",
+    599: b"",
+}
+
+
+@pytest.mark.parametrize(("status", "headers"), ERRORS.items(), ids=ERRORS)
+async def test_an_error_of_the_upstream_is_passed_on_as_it_is(
+    tmp_path: Path, status: int, headers: bytes
+) -> None:
+    body = b'{"error": {"message": "as it says", "code": "theirs"}}'
+    said = answer(body, status=status, headers=JSON + headers + b"x-request-id: theirs\r\n")
+    async with staged(tmp_path, [said]) as stage:
+        response = await stage.ask(stage.chat())
+        assert (response.status, response.body) == (status, body)
+        assert response.headers[b"x-request-id"] == b"req_1"
+        for line in headers.splitlines():
+            name, value = line.split(b": ")
+            assert response.headers[name] == value
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert (call.end.status, call.end.outcome) == (status, "upstream_error")
+        assert call.end.usage == Usage()
+
+
+@pytest.mark.parametrize("status", [400, 500])
+async def test_an_error_of_the_upstream_need_not_be_json(tmp_path: Path, status: int) -> None:
+    page = answer(b"<html>oh", status=status, headers=b"content-type: text/html\r\n")
+    async with staged(tmp_path, [page]) as stage:
+        response = await stage.ask(stage.chat())
+        assert (response.status, response.body) == (status, b"<html>oh")
+        assert response.headers[b"content-type"] == b"text/html"
+
+
+async def test_an_error_of_the_upstream_is_no_stream_whatever_it_calls_itself(
+    tmp_path: Path,
+) -> None:
+    said = answer(b'{"error": {}}', status=429, headers=b"content-type: text/event-stream\r\n")
+    async with staged(tmp_path, [said]) as stage:
+        response = await stage.ask(stage.chat(stream=True))
+        assert (response.status, response.body) == (429, b'{"error": {}}')
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"x" * (PLAIN_BYTES_MAX + 1)])
+async def test_a_refusal_of_our_credential_is_not_the_callers(tmp_path: Path, body: bytes) -> None:
+    said = f"the key {CREDENTIAL} is wrong ".encode() + body
+    async with staged(tmp_path, [answer(said, status=401, headers=JSON)]) as stage:
+        response = await stage.ask(stage.chat())
+        error = error_of(response)
+        assert (response.status, error["code"]) == (502, "upstream_error")
+        assert "credential" in error["message"]
+        assert b"www-authenticate" not in response.headers
+        assert b"is wrong" not in response.body
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert (call.end.status, call.end.error_code) == (502, "upstream_error")
+        await until(lambda: stage.upstream.open <= 1, "connections pile up")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 304, 307, 308])
+async def test_a_redirect_is_not_followed_and_not_passed_on(tmp_path: Path, status: int) -> None:
+    where = b"location: http://169.254.169.254/latest\r\n"
+    async with staged(tmp_path, [answer(b"", status=status, headers=where)]) as stage:
+        response = await stage.ask(stage.chat())
+        assert (response.status, error_of(response)["code"]) == (502, "upstream_error")
+        assert b"location" not in response.headers
+        assert stage.upstream.connections == 1
+
+
+NO_ANSWERS: dict[str, Play] = {
+    "empty": [answer(b"", headers=JSON)],
+    "blank": [answer(b" \n", headers=JSON)],
+    "no-content": [b"HTTP/1.1 204 No Content\r\n\r\n"],
+    "html": [answer(b"<html></html>")],
+    "half": [answer(ANSWER[:-1], headers=JSON)],
+    "two": [answer(ANSWER * 2, headers=JSON)],
+    "events": [answer(b"data: {}\n\ndata: [DONE]\n\n", headers=JSON)],
+    "compressed": [answer(b"\x1f\x8b\x08", headers=JSON + b"content-encoding: gzip\r\n")],
+    "deep": [answer(b"[" * 200_000, headers=JSON)],
+    "empty-chunked": [b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"\r\n0\r\n\r\n"],
+    "empty-closed": [CLOSE_DELIMITED, Cut()],
+    "empty-stream": [stream_head() + b"0\r\n\r\n"],
+    "not-http": [b"220 smtp ready\r\n"],
+    "http-0.9": [b"{}", Cut()],
+    "head-too-long": [b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000 + b"\r\n\r\n{}"],
+    "two-lengths": [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}"],
+    "length-and-chunks": [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n" + CHUNKED + b"\r\n{}"],
+    "bad-chunk": [b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"\r\nzz\r\n{}\r\n"],
+    "other-protocol": [b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n", Cut()],
+    "only-interim": [b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n", Cut()],
+    "folded": [b"HTTP/1.1 200 OK\r\ncontent-type: a\r\n b: c\r\ncontent-length: 2\r\n\r\n{}"],
+    "control": [b"HTTP/1.1 200 OK\r\ncontent-type: a\x00b\r\ncontent-length: 2\r\n\r\n{}"],
+    "bare-cr": [b"HTTP/1.1 200 OK\r\ncontent-type: a\rx: y\r\ncontent-length: 2\r\n\r\n{}"],
+}
+
+
+@pytest.mark.parametrize("play", NO_ANSWERS.values(), ids=NO_ANSWERS)
+async def test_what_is_no_answer_is_not_passed_on_as_one(tmp_path: Path, play: Play) -> None:
+    async with staged(tmp_path, play) as stage:
+        response = await stage.ask(stage.chat())
+        error = error_of(response)
+        assert response.status == 502
+        assert error["code"] in ("upstream_error", "upstream_unreachable")
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert (call.end.status, call.end.outcome) == (502, "upstream_error")
+
+
+FRAMED = {
+    "sized": answer(ANSWER, headers=JSON),
+    "chunked": in_chunks(ANSWER, 60),
+    "close-delimited": CLOSE_DELIMITED + ANSWER,
+}
+
+
+@pytest.mark.parametrize("ending", [Cut(), Reset()], ids=["fin", "rst"])
+@pytest.mark.parametrize("said", FRAMED.values(), ids=FRAMED)
+async def test_a_plain_answer_cut_anywhere_is_never_a_clean_one(
+    tmp_path: Path, said: bytes, ending: Cut | Reset
+) -> None:
+    """SC-006: every byte of it."""
+    async with staged(tmp_path, [Stall()]) as stage, stage.connected() as client:
+        for end in range(len(said)):
+            stage.upstream.plays = [[said[:end], ending]]
+            await client.send(stage.chat())
+            response = await shown(client)
+            assert (response.status, response.whole) == (502, True), end
+        calls = await stage.calls(len(said))
+        assert {call.end and call.end.outcome for call in calls} == {"upstream_error"}
+
+
+async def test_an_answer_that_was_reset_after_its_end_is_whole(tmp_path: Path) -> None:
+    async with staged(tmp_path, [answer(ANSWER), Reset()]) as stage:
+        response = await stage.ask(stage.chat())
+        assert (response.status, response.body) == (200, ANSWER)
+
+
+# ---- headers ---------------------------------------------------------------------------------
+
+
+NOT_DOWN = (
+    b"set-cookie: session=1\r\n"
+    b"openai-organization: org-ours\r\n"
+    b"openai-project: proj-ours\r\n"
+    b"x-ratelimit-remaining-requests: 5\r\n"
+    b"x-ratelimit-limit-tokens: 5\r\n"
+    b"server: hidden\r\n"
+    b"connection: x-hop\r\n"
+    b"keep-alive: timeout=5\r\n"
+    b"x-hop: 1\r\n"
+    b"via: 1.1 hidden\r\n"
+    b"alt-svc: h3\r\n"
+    b"proxy-authenticate: Basic\r\n"
+    b"www-authenticate: Bearer\r\n"
+    b"x-llmrouter-deployment: theirs\r\n"
+    b"x-request-id: theirs\r\n"
+    b"strict-transport-security: max-age=1\r\n"
+    b"access-control-allow-origin: *\r\n"
+    b"date: then\r\n"
+)
+DOWN = b"Cache-Control: no-cache\r\nOpenAI-Model: m\r\nopenai-processing-ms: 12\r\n"
+
+
+@pytest.mark.parametrize("status", [200, 429, 500])
+async def test_only_known_headers_go_down(tmp_path: Path, status: int) -> None:
+    said = answer(b"{}", status=status, headers=JSON + NOT_DOWN + DOWN)
+    async with staged(tmp_path, [said]) as stage:
+        response = await stage.ask(stage.chat())
+        assert response.headers == {
+            b"content-type": b"application/json",
+            b"cache-control": b"no-cache",
+            b"openai-model": b"m",
+            b"openai-processing-ms": b"12",
+            b"x-llmrouter-deployment": b"up/gpt-real",
+            b"x-request-id": b"req_1",
+            b"content-length": b"2",
+        }
+
+
+async def test_the_same_holds_for_streams(tmp_path: Path) -> None:
+    head = stream_head(headers=b"content-type: text/event-stream\r\n" + NOT_DOWN + DOWN)
+    async with staged(tmp_path, [head + chunked([b"data: [DONE]\n\n"])]) as stage:
+        response = await stage.ask(stage.chat(stream=True))
+        assert response.headers == {
+            b"content-type": b"text/event-stream",
+            b"cache-control": b"no-cache",
+            b"openai-model": b"m",
+            b"openai-processing-ms": b"12",
+            b"x-llmrouter-deployment": b"up/gpt-real",
+            b"x-request-id": b"req_1",
+            b"transfer-encoding": b"chunked",
+        }
+
+
+# ---- long plain answers ----------------------------------------------------------------------
+
+
+def long_answer(byte_count: int = 3 * PLAIN_BYTES_MAX) -> bytes:
+    vector = b'{"embedding":[' + b"0.25," * 200 + b"1]}"
+    vectors = b",".join([vector] * (byte_count // len(vector)))
+    return b'{"data":[' + vectors + b'],"usage":{"prompt_tokens":9,"completion_tokens":4}}'
+
+
+LONG = long_answer()
+LONG_FRAMED: dict[str, Play] = {
+    "sized": [answer(LONG, headers=JSON)],
+    "chunked": [in_chunks(LONG, 60_000)],
+    "close-delimited": [CLOSE_DELIMITED + LONG, Cut()],
+}
+
+
+@pytest.mark.parametrize("play", LONG_FRAMED.values(), ids=LONG_FRAMED)
+async def test_a_long_plain_answer_passes_and_its_usage_is_read(
+    tmp_path: Path, play: Play
+) -> None:
+    async with staged(tmp_path, play) as stage:
+        response = await stage.ask(stage.chat())
+        assert (response.status, response.whole) == (200, True)
+        assert response.body == LONG
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert (call.end.outcome, call.end.usage, call.end.estimated) == ("ok", USED, False)
+
+
+@pytest.mark.parametrize("ending", [Cut(), Reset()], ids=["fin", "rst"])
+@pytest.mark.parametrize("said", ["sized", "chunked", "close-delimited"])
+@pytest.mark.parametrize("after", [b"0.25,", b"1]}", b"1]},", b"],", b'"usage"', b"9", b"4}"])
+async def test_a_long_plain_answer_cut_anywhere_is_visibly_cut(
+    tmp_path: Path, said: str, after: bytes, ending: Cut | Reset
+) -> None:
+    """SC-006: also where what came could be the end, and no framing says that it is not."""
+    whole = LONG_FRAMED[said][0]
+    assert isinstance(whole, bytes)
+    part = whole[: whole.rindex(after) + len(after)]
+    async with staged(tmp_path, [part, ending]) as stage, stage.connected() as client:
+        await client.send(stage.chat())
+        response = await shown(client)
+        assert not (response.status == 200 and response.whole)
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert call.end.outcome == "upstream_error"
+        assert call.end.usage == Usage()
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_long_plain_answer_that_was_cut_ends_in_a_reset_where_nothing_else_shows_it(
+    tmp_path: Path, version: bytes
+) -> None:
+    part = answer(LONG, headers=JSON)[: 2 * PLAIN_BYTES_MAX]
+    async with staged(tmp_path, [part, Cut()]) as stage, stage.connected() as client:
+        await client.send(stage.chat().replace(b"HTTP/1.1", b"HTTP/" + version))
+        sent = await client.read_all()
+        if version == b"1.0":
+            assert client.ending is Ending.RESET
+        else:
+            assert client.ending is Ending.CLOSED
+            assert not sent.endswith(b"0\r\n\r\n")
+
+
+async def test_a_long_plain_answer_is_not_held_in_memory(tmp_path: Path) -> None:
+    count = 30
+    head = b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"\r\n"
+    piece = b"%x\r\n%b\r\n" % (PLAIN_BYTES_MAX, b" " * PLAIN_BYTES_MAX)
+    play = [head, *[piece] * count, chunked([ANSWER])]
+    async with staged(tmp_path, play) as stage, stage.connected() as client:
+        tracemalloc.start()
+        try:
+            await client.send(stage.chat())
+            await client.read_until(b"\r\n\r\n")
+            while ANSWER[-20:] not in await client.read():
+                pass
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert call.end.usage == USED
+        assert peak < 8 * PLAIN_BYTES_MAX
+
+
+async def test_a_long_plain_answer_waits_for_a_slow_reader(tmp_path: Path) -> None:
+    piece = b" " * PLAIN_BYTES_MAX
+    sent: list[int] = []
+
+    async def feeding(stage: Stage) -> int:
+        """How many pieces the upstream could get rid of, once that number stays the same."""
+        before = -1
+        while before != len(stage.upstream.seen) + len(sent):
+            before = len(stage.upstream.seen) + len(sent)
+            await asyncio.sleep(0.05)
+        return before
+
+    del feeding
+    play = [b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"\r\n", *[b"%x\r\n%b\r\n" % (len(piece), piece)] * 64]
+    async with staged(tmp_path, play, send_buffer_bytes=65_536) as stage:
+        async with stage.connected(receive_buffer_bytes=4096) as client:
+            await client.send(stage.chat())
+            await client.read_until(b"\r\n\r\n")
+            (connection,) = stage.server.connections
+            await until(lambda: not connection._writable, "the reader was not felt")
+            client.reset()
+            (call,) = await stage.calls()
+            assert call.end is not None
+            assert call.end.outcome == "client_gone"
