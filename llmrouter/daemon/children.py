@@ -61,7 +61,10 @@ def ending(status: int) -> str:
     """How a child ended, in words."""
     if status >= 0:
         return f"exit status {status}"
-    return f"signal {signal.Signals(-status).name}"
+    try:
+        return f"signal {signal.Signals(-status).name}"
+    except ValueError:
+        return f"signal {-status}"  # a real-time one
 
 
 class Child:
@@ -88,19 +91,24 @@ class Child:
         respawn = Respawn()
         while not self.stopping:
             started_at = self._clock()
-            self.process = await self._start()
-            status = await self.process.wait()
+            ended = await self._run()
             if self._is_stopping():
                 return
             wait_s = respawn.wait_s(self._clock() - started_at)
-            _log.warning(
-                "child=%s pid=%d ended=%r replaced_in_s=%g",
-                self.name,
-                self.process.pid,
-                ending(status),
-                wait_s,
-            )
+            _log.warning("child=%s %s replaced_in_s=%g", self.name, ended, wait_s)
             await asyncio.sleep(wait_s)
+
+    async def _run(self) -> str:
+        """Start it, and wait for its end; returns how that was."""
+        try:
+            self.process = await self._start()
+        except OSError as error:
+            # Out of processes, memory or descriptors: that may be over soon.
+            return f"cannot_start={error.strerror!r}"
+        if self._is_stopping():
+            self.signal(signal.SIGTERM)  # nobody else knows of it yet
+        status = await self.process.wait()
+        return f"pid={self.process.pid} ended={ending(status)!r}"
 
     def _is_stopping(self) -> bool:
         return self.stopping

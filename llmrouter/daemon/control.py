@@ -8,6 +8,7 @@ so in words, never served half.
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -16,10 +17,14 @@ import msgspec
 
 from llmrouter.daemon import unix
 
+_log = logging.getLogger(__name__)
+
 VERSION = 1
 LINE_BYTES_MAX = 64 * 1024 * 1024
 """A list of 100,000 keys is about 30 MB."""
 REQUEST_TIMEOUT_S = 10.0
+_LOOK = "look whether it was done before you ask again"
+_SAME = "use the llmrouter that the daemon was started with"
 _SOCKET_MODE = 0o600
 _BACKLOG = 16
 
@@ -95,9 +100,7 @@ class ControlServer:
             return _refused("invalid_request", f"not a request of the control socket: {error}")
         if request.v != VERSION:
             text = f"this daemon speaks version {VERSION} of the control socket, not {request.v}"
-            return _refused(
-                "version", f"{text}; use the llmrouter that the daemon was started with"
-            )
+            return _refused("version", f"{text}; {_SAME}")
         operation = self._operations.get(request.op)
         if operation is None:
             return _refused("unknown_operation", f"this daemon knows no operation {request.op!r}")
@@ -105,6 +108,9 @@ class ControlServer:
             return _Reply(VERSION, result=await operation(request.args))
         except ControlError as error:
             return _refused(error.code, str(error))
+        except Exception as error:  # noqa: BLE001 - a bug, of which the client must hear too
+            _log.error("operation %r failed", request.op, exc_info=error)
+            return _refused("internal_error", f"{request.op!r} failed; the daemon's log says why")
 
 
 def _refused(code: str, message: str) -> _Reply:
@@ -114,20 +120,37 @@ def _refused(code: str, message: str) -> _Reply:
 def ask(path: Path, op: str, args: dict[str, object]) -> object:
     """Have the running supervisor do `op`, and return what it answers; blocks.
 
-    Raises NotRunning if nobody answers at `path`, ControlError if it refuses.
+    Raises NotRunning if nobody listens at `path`, ControlError if it refuses, or if it is not known
+    whether it was done.
     """
+    line = _exchange(path, _encode(_Request(VERSION, op, args)) + b"\n")
+    if not line.endswith(b"\n"):
+        raise ControlError("no_answer", f"the daemon at {path} ended before it answered; {_LOOK}")
+    try:
+        reply = _read_reply(line)
+    except msgspec.DecodeError as error:
+        text = f"the answer of the daemon at {path} cannot be read: {error}; {_SAME}"
+        raise ControlError("version", text) from error
+    if reply.error is not None:
+        raise ControlError(reply.error.code, reply.error.message)
+    if reply.v != VERSION:
+        text = f"the daemon at {path} answers in version {reply.v} of the control socket"
+        raise ControlError("version", f"{text}, not {VERSION}; {_SAME}")
+    return reply.result
+
+
+def _exchange(path: Path, request: bytes) -> bytes:
+    """Send a request line and read the answer; NotRunning only if nobody can have acted on it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(REQUEST_TIMEOUT_S)
         try:
             client.connect(unix.address(path))
-            client.sendall(_encode(_Request(VERSION, op, args)) + b"\n")
+            client.sendall(request)
             with client.makefile("rb") as answer:
-                line = answer.readline(LINE_BYTES_MAX)
+                return answer.readline(LINE_BYTES_MAX)
+        except TimeoutError as error:
+            text = f"the daemon at {path} does not answer within {REQUEST_TIMEOUT_S:g} s; {_LOOK}"
+            raise ControlError("no_answer", text) from error
         except OSError as error:
+            # Refused, or reset before the request was read.
             raise NotRunning(f"no daemon answers at {path}: {error.strerror or error}") from error
-    if not line.endswith(b"\n"):
-        raise NotRunning(f"the daemon at {path} ended before it answered")
-    reply = _read_reply(line)
-    if reply.error is not None:
-        raise ControlError(reply.error.code, reply.error.message)
-    return reply.result

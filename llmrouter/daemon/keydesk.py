@@ -23,7 +23,17 @@ _HANDOVER_S = 10.0
 """How long a daemon may take between opening the state and answering on its control socket."""
 _HANDOVER_POLL_S = 0.05
 
+_read_view = msgspec.json.Decoder(dict[str, object]).decode
+
 Published = Callable[[Iterable[IssuedKey]], Awaitable[None]]
+
+
+class _Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class _Which(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: str
 
 
 class KeyDesk:
@@ -36,7 +46,7 @@ class KeyDesk:
     def create(self, args: dict[str, object]) -> tuple[object, list[IssuedKey]]:
         """Issue a key: its view with the key's text, and what changed."""
         key, text = self._book.create(msgspec.convert(args, KeyTerms), self._wall())
-        view = msgspec.to_builtins(key.view(self._wall()))
+        view = self._view(key)
         return {"id": view.pop("id"), "key": text, **view}, [key]
 
     def revoke(self, args: dict[str, object]) -> tuple[object, list[IssuedKey]]:
@@ -50,11 +60,12 @@ class KeyDesk:
 
     def list(self, args: dict[str, object]) -> tuple[object, "list[IssuedKey]"]:
         """Every key, oldest first."""
-        del args
+        msgspec.convert(args, _Nothing)
         return [self._view(key) for key in self._book.keys()], []  # noqa: SIM118 - not a dict
 
-    def _view(self, key: IssuedKey) -> object:
-        return msgspec.to_builtins(key.view(self._wall()))
+    def _view(self, key: IssuedKey) -> dict[str, object]:
+        # By way of JSON, so that it is the same as what comes through the control socket.
+        return _read_view(msgspec.json.encode(key.view(self._wall())))
 
 
 Step = Callable[[dict[str, object]], "tuple[object, list[IssuedKey]]"]
@@ -124,4 +135,4 @@ def _refusing(step: Step, args: dict[str, object]) -> "tuple[object, list[Issued
 
 
 def _id(args: dict[str, object]) -> str:
-    return msgspec.convert(args.get("id"), str)
+    return msgspec.convert(args, _Which).id

@@ -1,14 +1,15 @@
 """Log lines: `key=value` pairs on standard error, one a change of state and one an exchange.
 
-Exchange lines are gathered and written a few times a second by a thread of their own, so that a
-terminal or a pipe that nobody reads can never stop the loop; what it does not take in time is
-dropped, and the number of lost lines is logged. Nothing here ever sees a key, a body or a header.
+All lines are written by a thread of their own, so that a terminal or a pipe that nobody reads can
+never stop the loop; what it does not take in time is dropped, and the number of lines is logged
+when it takes more. Exchange lines are gathered and handed over a few times a second. Nothing here
+ever sees a key, a body or a header; what a caller chose is quoted where it could be taken for more
+than one value.
 """
 
 import logging
 import os
-import queue
-import sys
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -17,31 +18,108 @@ from llmrouter.errors import Source
 from llmrouter.gateway.exchange import Exchange
 
 FLUSH_EVERY_S = 0.1
-PENDING_MAX = 64
-"""Writes that wait for a slow reader of our log: about 6 s of them."""
+PENDING_BYTES_MAX = 4 * 1024 * 1024
+"""Lines that wait for a slow reader of our log: about 20,000."""
+CLOSE_S = 1.0
+"""What a slow reader gets to take the rest when we end."""
+_VALUE_CHARS_MAX = 128
 _LEVELS = {Source.CLIENT: "info", Source.UPSTREAM: "warning", Source.ROUTER: "error"}
+_PLAIN = re.compile(r"[!#-<>-\[\]-~]+")
+"""Printable ASCII without space, quote, equals sign and backslash."""
+
+Wall = Callable[[], float]
+_wall = time.time  # noqa: TID251 - a log line tells the time of the day
 
 
-class _Formatter(logging.Formatter):
-    """`time=… level=… process=… message`, with a traceback on the lines below."""
+class Writer:
+    """Writes lines to a file descriptor; `put` never waits."""
 
-    def __init__(self, process: str) -> None:
-        super().__init__(f"time=%(asctime)s level=%(levelname)s process={process} %(message)s")
+    def __init__(self, process: str, wall: Wall = _wall, *, fd: int = 2) -> None:
+        self._process = process
+        self._wall = wall
+        self._fd = fd
+        self._changed = threading.Condition()
+        # guarded by it:
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0  # with what is being written
+        self._lost = 0
+        self._closing = False
+        self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+        self._thread.start()
 
-    converter = staticmethod(time.gmtime)
-    default_time_format = "%Y-%m-%dT%H:%M:%S"
-    default_msec_format = "%s.%03dZ"
+    def put(self, lines: bytes) -> None:
+        """Have whole lines written, as soon as those before them are."""
+        with self._changed:
+            if self._pending_bytes + len(lines) > PENDING_BYTES_MAX:
+                self._lost += lines.count(b"\n")
+                return
+            if self._lost:
+                lines = self._loss() + lines
+                self._lost = 0
+            self._pending.append(lines)
+            self._pending_bytes += len(lines)
+            self._changed.notify()
 
-    def format(self, record: logging.LogRecord) -> str:
-        record.levelname = record.levelname.lower()
-        return super().format(record)
+    def close(self) -> None:
+        """Write what is left, as far as it is taken soon."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(timeout=CLOSE_S)
+
+    def line_start(self, level: str) -> str:
+        """What every line begins with."""
+        now = self._wall()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+        return f"time={stamp}.{int(now * 1000) % 1000:03d}Z level={level} process={self._process}"
+
+    def _loss(self) -> bytes:
+        return f"{self.line_start('warning')} log_lines_lost={self._lost}\n".encode()
+
+    def _write_all(self) -> None:
+        while data := self._next():
+            self._write(data)
+            with self._changed:
+                self._pending_bytes -= len(data)
+
+    def _next(self) -> bytes:
+        """Everything that is pending, once there is something; nothing at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._pending or self._closing)
+            pending, self._pending = self._pending, []
+        return b"".join(pending)
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._fd, view) :]
+            except OSError:
+                return  # nobody reads our log any more; the daemon serves on
 
 
-def configure(process: str) -> None:
+class _Handler(logging.Handler):
+    """Hands records to the writer; a traceback follows on the lines below."""
+
+    def __init__(self, writer: Writer) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter())
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        start = self._writer.line_start(record.levelname.lower())
+        self._writer.put(f"{start} {self.format(record)}\n".encode("utf-8", "backslashreplace"))
+
+    def close(self) -> None:
+        self._writer.close()
+        super().close()
+
+
+def configure(process: str, *, fd: int = 2) -> Writer:
     """Send this process's log lines to standard error, under the name `process`."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(process))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    writer = Writer(process, fd=fd)
+    logging.basicConfig(level=logging.INFO, handlers=[_Handler(writer)], force=True)
+    return writer
 
 
 class ExchangeLog:
@@ -49,23 +127,15 @@ class ExchangeLog:
 
     def __init__(
         self,
-        process: str,
+        writer: Writer,
         *,
         call_later: Callable[[float, Callable[[], None]], object],
         clock: Callable[[], float],
-        wall: Callable[[], float],
-        fd: int = 2,
     ) -> None:
-        self._process = process
+        self._writer = writer
         self._call_later = call_later
         self._clock = clock
-        self._wall = wall
-        self._fd = fd
         self._lines: list[str] = []
-        self._lost = 0
-        self._writes: queue.Queue[bytes | None] = queue.Queue(PENDING_MAX)
-        self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
-        self._thread.start()
 
     def __call__(self, exchange: Exchange) -> None:
         """Note that `exchange` is over."""
@@ -74,48 +144,30 @@ class ExchangeLog:
         self._lines.append(self._line(exchange))
 
     def flush(self) -> None:
-        """Hand what was gathered to the thread."""
-        if not self._lines:
-            return
-        lines, self._lines = self._lines, []
-        try:
-            self._writes.put_nowait("".join(lines).encode())
-        except queue.Full:
-            self._lost += len(lines)
-            return
-        if self._lost:
-            lost, self._lost = self._lost, 0
-            logging.getLogger(__name__).warning("log_lines_lost=%d", lost)
-
-    def close(self) -> None:
-        """Write what is left, as far as it is taken within a second."""
-        self.flush()
-        try:
-            self._writes.put(None, timeout=1)
-        except queue.Full:
-            return
-        self._thread.join(timeout=1)
+        """Hand what was gathered to the writer."""
+        if self._lines:
+            lines, self._lines = self._lines, []
+            self._writer.put("".join(lines).encode())
 
     def _line(self, exchange: Exchange) -> str:
         error, principal, request = exchange.error, exchange.principal, exchange.request
-        level = "info" if error is None else _LEVELS[error.source]
-        who = f" org={principal.org} key={principal.key_id}" if principal is not None else ""
-        call = f" model={exchange.model} deployment={exchange.deployment}" if exchange.model else ""
+        start = self._writer.line_start("info" if error is None else _LEVELS[error.source])
+        who = f" org={_value(principal.org)} key={principal.key_id}" if principal else ""
+        call = ""
+        if exchange.model:
+            call = f" model={_value(exchange.model)} deployment={_value(exchange.deployment)}"
         code = f" code={error.code}" if error is not None else ""
-        now = self._wall()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
         return (
-            f"time={stamp}.{int(now * 1000) % 1000:03d}Z level={level} process={self._process}"
-            f" request={exchange.request_id}{who} method={request.method.decode()}"
-            f" path={request.path[:100].decode('ascii', 'replace')}{call} status={exchange.status}"
+            f"{start} request={exchange.request_id}{who} method={request.method.decode()}"
+            f" path={_value(request.path.decode('latin-1'))}{call} status={exchange.status}"
             f"{code} ms={(self._clock() - exchange.arrived_at) * 1000:.1f}\n"
         )
 
-    def _write_all(self) -> None:
-        while (data := self._writes.get()) is not None:
-            view = memoryview(data)
-            while view:
-                try:
-                    view = view[os.write(self._fd, view) :]
-                except OSError:
-                    break  # nobody reads our log any more; the daemon serves on
+
+def _value(text: str) -> str:
+    """Make one word of `text`, in quotes where it is not plainly one."""
+    cut = text[:_VALUE_CHARS_MAX]
+    if _PLAIN.fullmatch(cut):
+        return cut
+    escaped = cut.encode("unicode_escape").decode().replace('"', '\\"')
+    return f'"{escaped}"'

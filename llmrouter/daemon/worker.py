@@ -18,7 +18,6 @@ import signal
 import socket
 import ssl
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,10 +52,10 @@ async def _main(end: socket.socket) -> None:
     start = await channel.to_worker()
     if not isinstance(start, Start):
         return  # the supervisor died before it had anything to say
-    logs.configure(f"worker-{start.worker}")
+    writer = logs.configure(f"worker-{start.worker}")
     settings = msgspec.msgpack.decode(start.config, type=Settings)
     with contextlib.ExitStack() as stack:
-        worker = _Worker(settings, start, stack)
+        worker = _Worker(settings, start, writer, stack)
         await worker.listen()
         listening = spawn(worker.obey(channel, draining), name="channel")
         gc.collect()
@@ -71,19 +70,16 @@ async def _main(end: socket.socket) -> None:
 class _Worker:
     """What one worker consists of."""
 
-    def __init__(self, settings: Settings, start: Start, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self, settings: Settings, start: Start, writer: logs.Writer, stack: contextlib.ExitStack
+    ) -> None:
         loop = asyncio.get_running_loop()
         self._settings = settings
         self._start = start
         self._keyring: Keyring = build.keyring(start)
         self._journal = _journal(settings, start, stack)
-        log = logs.ExchangeLog(
-            f"worker-{start.worker}",
-            call_later=loop.call_later,
-            clock=loop.time,
-            wall=time.time,  # noqa: TID251 - a log line tells the time of the day
-        )
-        stack.callback(log.close)
+        log = logs.ExchangeLog(writer, call_later=loop.call_later, clock=loop.time)
+        stack.callback(log.flush)
         self._gateway: Gateway = build.gateway(settings, start, self._keyring, self._journal, log)
         self._server: Server = build.server(settings, start, self._gateway)
         self._listeners: list[asyncio.Server] = []

@@ -10,6 +10,7 @@ one read. Invariant: nothing here awaits but `done`.
 """
 
 import asyncio
+import re
 
 from llmrouter.contracts.call import Call
 from llmrouter.contracts.dialect import StreamTap
@@ -122,29 +123,60 @@ class StreamRelay(_Relay):
         self.error = error
         exchange = self._exchange
         self._send(exchange.dialect.error_event(self._call, error, exchange.request_id))
+        self._end()  # first, or the end of the connection would look like the client's doing
         self._connection.cut()
         self._reply.close()
-        self._end()
+
+
+class _Nesting:
+    """Follows the brackets of a JSON text, to tell its end where no framing does."""
+
+    __slots__ = ("_depth", "_escape", "_in_string")
+    _MARKS = re.compile(rb'\\.|["{}\[\]]', re.DOTALL)
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._in_string = False
+        self._escape = b""
+        """A backslash whose second half is still to come."""
+
+    @property
+    def closed(self) -> bool:
+        return self._depth == 0 and not self._in_string
+
+    def feed(self, data: bytes) -> None:
+        data = self._escape + data
+        end = 0
+        for match in self._MARKS.finditer(data):
+            end, mark = match.end(), match[0]
+            if mark == b'"':
+                self._in_string = not self._in_string
+            elif not self._in_string:
+                self._depth += 1 if mark in b"{[" else -1
+        self._escape = b"\\" if data.endswith(b"\\") and end < len(data) else b""
 
 
 class PlainRelay(_Relay):
     """Passes on a long plain answer, and keeps its last bytes, where usage stands."""
 
-    __slots__ = ("tail",)
+    __slots__ = ("_nesting", "tail")
     TAIL_BYTES = 4096
 
     def __init__(self, exchange: Exchange, reply: Reply, head: bytes) -> None:
         super().__init__(exchange, reply, head)
+        self._nesting = None if reply.framing_tells_end else _Nesting()
         self.tail = b""
 
     def response_data(self, data: bytes) -> None:
         """A piece of the answer came."""
         self.tail = (self.tail + data)[-self.TAIL_BYTES :]
+        if self._nesting is not None:
+            self._nesting.feed(data)
         self._send(data)
 
     def response_end(self, *, framed: bool) -> None:
-        """It is complete; where its framing cannot tell, its last byte must."""
-        if framed or self.tail.rstrip().endswith(b"}"):
+        """It is complete; where its framing cannot tell, its brackets must."""
+        if framed or (self._nesting is not None and self._nesting.closed):
             self._finish()
         else:
             self._cut(UpstreamError("the upstream ended its answer before it was whole"))
@@ -155,8 +187,8 @@ class PlainRelay(_Relay):
 
     def _cut(self, error: RouterError) -> None:
         self.error = error
+        self._end()  # first, or the end of the connection would look like the client's doing
         self._connection.cut()
-        self._end()
 
 
 _: tuple[type[ResponseReceiver], ...] = (StreamRelay, PlainRelay)

@@ -60,6 +60,11 @@ class Reply:
         """What has come so far."""
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
+    @property
+    def framing_tells_end(self) -> bool:
+        """Its head says where it ends; else only a close does, and a cut looks the same."""
+        return b"content-length" in self.headers or b"transfer-encoding" in self.headers
+
     async def arrived(self) -> None:
         """Wait until there is enough to answer with, or `error` says why there never will be."""
         await self._waiter
@@ -102,7 +107,7 @@ class Reply:
         """The head has come."""
         self.status = status
         self.headers = headers
-        content_type = headers.get(b"content-type", b"")
+        content_type = headers.get(b"content-type", b"").lower()
         self.is_stream = status < _OK_MAX and content_type.startswith(b"text/event-stream")
 
     def response_data(self, data: bytes) -> None:

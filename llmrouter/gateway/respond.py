@@ -20,6 +20,8 @@ async def respond(exchange: Exchange, call: Call, reply: Reply, meter: Meter) ->
     if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
         raise UpstreamError(f"the upstream answered with a redirect ({status})")
     if reply.is_stream:
+        if reply.complete and not reply.body:
+            raise UpstreamError("the upstream ended its answer before the first event")
         await _stream(exchange, call, reply, meter)
     elif reply.complete:
         _plain(exchange, reply, meter)

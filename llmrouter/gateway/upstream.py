@@ -37,10 +37,7 @@ class Upstream:
         """The head for a call: ours, and those of the caller's headers that may pass."""
         start = self._heads.get(operation) or self._start(operation)
         headers = request.headers
-        passed = [
-            b"%b: %b\r\n" % (name, headers[name])
-            for name in self._passes & headers.keys()
-        ]
+        passed = [b"%b: %b\r\n" % (name, headers[name]) for name in self._passes & headers.keys()]
         return b"%b%bcontent-length: %d\r\n\r\n" % (start, b"".join(passed), body_bytes)
 
     def _start(self, operation: Operation) -> bytes:

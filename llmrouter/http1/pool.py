@@ -52,6 +52,8 @@ class Pool:
             raise ConnectError(f"its certificate is not valid: {error.verify_message}") from error
         except OSError as error:
             raise ConnectError(error.strerror or str(error)) from error
+        except UnicodeError as error:
+            raise ConnectError(f"{self.origin.host!r} is no host name") from error
         if not connection.is_open():
             raise ConnectError("the connection was closed as soon as it was made")
         self._open.add(connection)

@@ -4,6 +4,9 @@ Theory of operation. `feed` takes bytes as they come; the receiver hears of a re
 its head is complete (`request_head`, where it may say that it does not want the body) and when its
 body is. Requests follow each other on one connection; after one that ends the connection, what
 follows is dropped unread, so bytes can never be taken for a request that the peer did not frame.
+An offer to upgrade is not taken up (Java's client makes one with every first request), and is the
+last request of its connection: llhttp would read on in the other protocol, so a second parser reads
+the body, if there is one.
 
 llhttp refuses by itself: Content-Length beside Transfer-Encoding, duplicate or malformed lengths,
 obs-fold, bare LF and CR, NUL and other controls, white space before the colon, the HTTP/2 preface.
@@ -57,6 +60,7 @@ class RequestReader:
 
     __slots__ = (
         "_barren_bytes",
+        "_body_follows",
         "_chunked",
         "_completed",
         "_error",
@@ -85,6 +89,7 @@ class RequestReader:
         self._head_bytes = 0
         self._head_bytes_fed = 0
         self._chunked = False
+        self._body_follows = False
         self._parts = 0
         self._barren_bytes = 0
         # for the bytes being fed
@@ -129,8 +134,9 @@ class RequestReader:
         self._completed = False
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.ended = True
+        except httptools.HttpParserUpgrade as upgrade:
+            self._read_on(data[upgrade.args[0] :])
+            return
         except httptools.HttpParserCallbackError as error:
             if self._error is None:
                 raise  # a bug of ours, and it stays one
@@ -210,7 +216,7 @@ class RequestReader:
             raise self._refuse(_body_too_large(self._limits.body_bytes))
         request.keep_alive = self._parser.should_keep_alive()
         if self._parser.should_upgrade():
-            self._refuse_upgrade_with_body(request)
+            self._ignore_upgrade(request)
         if b"expect" in headers:
             self._read_expectation(request)
         self._in_head = False
@@ -229,6 +235,9 @@ class RequestReader:
 
     def on_message_complete(self) -> None:
         """The request is whole; the next byte begins another one, if the connection goes on."""
+        if self._body_follows:
+            self._body_follows = False
+            return
         request = self._request
         assert request is not None
         self._completed = True
@@ -255,16 +264,40 @@ class RequestReader:
             raise self._refuse(MessageError(400, reason))
         self._chunked = True
 
-    def _refuse_upgrade_with_body(self, request: Request) -> None:
+    def _ignore_upgrade(self, request: Request) -> None:
         # llhttp takes everything after such a head for the other protocol's bytes.
         request.keep_alive = False
-        if self._chunked or request.headers.get(b"content-length", b"0") != b"0":
-            raise self._refuse(MessageError(400, "a request with a body cannot ask for an upgrade"))
+        self._body_follows = self._chunked or int(request.headers.get(b"content-length", b"0")) > 0
+        if self._body_follows and request.method == b"CONNECT":
+            raise self._refuse(MessageError(400, "a CONNECT request has no body"))
+
+    def _read_on(self, rest: bytes | memoryview) -> None:
+        """Read the body of a request that llhttp took for an upgrade, and nothing after it."""
+        request = self._request
+        if request is None:
+            self.ended = True
+            return
+        framing = b"transfer-encoding: chunked"
+        if not self._chunked:
+            framing = b"content-length: " + request.headers[b"content-length"]
+        self._parser = httptools.HttpRequestParser(_BodyOnly(self))
+        self._parser.feed_data(b"POST / HTTP/1.1\r\nconnection: close\r\n%b\r\n\r\n" % framing)
+        if rest:
+            self._feed(rest)
 
     def _read_expectation(self, request: Request) -> None:
         if request.headers[b"expect"].lower() != b"100-continue":
             raise self._refuse(MessageError(400, "the only expectation served is 100-continue"))
         request.expects_continue = request.minor_version == 1
+
+
+class _BodyOnly:
+    """What a parser that reads nothing but one body calls."""
+
+    def __init__(self, reader: RequestReader) -> None:
+        self.on_chunk_header = reader.on_chunk_header
+        self.on_body = reader.on_body
+        self.on_message_complete = reader.on_message_complete
 
 
 def _malformed(error: httptools.HttpParserError) -> MessageError:

@@ -17,12 +17,13 @@ import msgspec
 
 from llmrouter.http1.deadlines import NEVER
 from llmrouter.http1.errors import ConnectionLost, HttpError, ResponseError, ResponseTimeout
+from llmrouter.http1.reset import reset
 
 if TYPE_CHECKING:
     from llmrouter.http1.pool import Pool
 
 HEAD_BYTES_MAX = 65_536
-"""Of a response; the largest heads that providers send are about 4 kB."""
+"""Of a response, and of framing in a row; the largest heads that providers send are about 4 kB."""
 _KEEP_ALIVE_MARGIN_S = 1.0
 """How long before the upstream says it will close an idle connection we stop using it."""
 
@@ -57,8 +58,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_announced",
+        "_barren_bytes",
         "_complete",
-        "_head_bytes",
         "_head_complete",
         "_headers",
         "_idle_s",
@@ -90,7 +91,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._receiver: ResponseReceiver | None = None
         self._headers: dict[bytes, bytes] = {}
         self._status = 0
-        self._head_bytes = 0
+        self._barren_bytes = 0
+        """Came since the last of the body: of a head, of chunk lines, of trailers."""
         self._head_complete = False
         self._announced = False
         self._complete = False
@@ -121,7 +123,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._total_at = now + timeouts.total_s
         self.deadline = now + min(timeouts.first_s, timeouts.total_s)
         self._head_complete = self._announced = self._complete = False
-        self._head_bytes = 0
+        self._barren_bytes = 0
         self._pieces = []
 
     def send(self, request: bytes) -> None:
@@ -155,7 +157,8 @@ class UpstreamConnection(asyncio.Protocol):
     def abandon(self) -> None:
         """Nobody wants the response any more: reset the connection, so that upstream stops too."""
         self._receiver = None
-        self.close()
+        if self._transport is not None:
+            reset(self._transport)
 
     def close(self) -> None:
         """Drop the connection."""
@@ -175,7 +178,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not self._complete:
                 self._lose(ResponseError(f"the response is not HTTP/1.1: {error}"))
                 return
@@ -184,6 +187,8 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if self._pieces:
             self._deliver_pieces()
+        elif not self._complete and not self._may_go_on(len(data)):
+            return
         if self._complete and self._receiver is not None:
             self._end(framed=True)
 
@@ -200,7 +205,7 @@ class UpstreamConnection(asyncio.Protocol):
         if error is None and self._head_complete and not self._is_framed():
             self._end(framed=False)
             return
-        stale = self.served > 0 and not self._head_complete and self._head_bytes == 0
+        stale = self.served > 0 and not self._head_complete and self._barren_bytes == 0
         what = "reset" if error is not None else "closed"
         when = "during the answer" if self._head_complete else "before an answer"
         self._lose(ConnectionLost(f"the connection was {what} {when}", stale=stale))
@@ -260,15 +265,23 @@ class UpstreamConnection(asyncio.Protocol):
             self._announced = True
             receiver.response_head(self._status, self._headers)
             return self._receiver is not None
-        self._head_bytes += fed
-        if self._head_bytes > HEAD_BYTES_MAX:
-            self._lose(ResponseError(f"the head is longer than {HEAD_BYTES_MAX} bytes"))
+        self._may_go_on(fed)
+        return False
+
+    def _may_go_on(self, fed: int) -> bool:
+        """Count bytes that brought none of the body; False if there were too many in a row."""
+        self._barren_bytes += fed
+        if self._barren_bytes <= HEAD_BYTES_MAX:
+            return True
+        what = "chunk extensions or trailers are" if self._head_complete else "the head is"
+        self._lose(ResponseError(f"{what} longer than {HEAD_BYTES_MAX} bytes"))
         return False
 
     def _deliver_pieces(self) -> None:
         receiver = self._receiver
         assert receiver is not None
         pieces, self._pieces = self._pieces, []
+        self._barren_bytes = 0
         if not self._paused:
             self._touch()
         receiver.response_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
@@ -299,12 +312,11 @@ class UpstreamConnection(asyncio.Protocol):
         promise = self._headers.get(b"keep-alive")
         if promise is None:
             return NEVER
-        digits = promise.partition(b"timeout=")[2].partition(b",")[0].strip()
+        digits = promise.lower().partition(b"timeout=")[2].partition(b",")[0].strip()
         return int(digits) - _KEEP_ALIVE_MARGIN_S if digits.isdigit() else NEVER
 
     def _lose(self, error: HttpError) -> None:
         receiver = self._receiver
         assert receiver is not None
-        self._receiver = None
-        self.close()
+        self.abandon()
         receiver.response_lost(error)

@@ -1,4 +1,4 @@
-"""Children of the supervisor: how they are started, what they inherit, and how they are replaced."""
+"""Children of the supervisor: what they inherit, how they end, and how they are replaced."""
 
 import asyncio
 import os
@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrouter.daemon import children
-from llmrouter.daemon.children import Child, Respawn, ending, environment, spawn_child
+from llmrouter.daemon.children import Child, Respawn, ending, environment
 from llmrouter.tasks import spawn
 from tests.support.leaks import Failures
 from tests.support.waiting import until
@@ -69,7 +68,7 @@ def test_the_environment_of_children_lacks_what_holds_credentials(
 
 @pytest.mark.asyncio
 async def test_a_child_inherits_the_sockets_it_is_given_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """No child gets at the state or at another worker's channel by an open file."""
     (tmp_path / "seen.py").write_text(
@@ -81,20 +80,21 @@ async def test_a_child_inherits_the_sockets_it_is_given_and_nothing_else(
     given, other = socket.socketpair()
     secret = (tmp_path / "secret").open("w")
     os.set_inheritable(secret.fileno(), True)
+    number = given.fileno()
     reading, writing = os.pipe()
     with given, other, secret:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", _SPAWN.format(fd=given.fileno()),
-            env={"PATH": "/nowhere", "PYTHONPATH": str(tmp_path)},
-            stdout=writing, pass_fds=[given.fileno(), secret.fileno()],
+            sys.executable, "-c", _SPAWN.format(fd=number),
+            env={"PATH": "/nowhere", "PYTHONPATH": str(tmp_path), "LC_ALL": "C.UTF-8"},
+            stdout=writing, pass_fds=[number, secret.fileno()],
         )  # fmt: skip
         os.close(writing)
         assert await process.wait() == 0
     with os.fdopen(reading) as pipe:
         descriptors, _, rest = pipe.read().strip().partition("] ")
 
-    assert descriptors == f"[0, 1, 2, {given.fileno()}"
-    assert rest == "['one', 'two'] ['PATH', 'PYTHONPATH']"
+    assert descriptors == f"[0, 1, 2, {number}"
+    assert rest == "['one', 'two'] ['LC_ALL', 'PATH', 'PYTHONPATH']"
 
 
 _SPAWN = """
@@ -149,9 +149,7 @@ async def test_a_child_that_is_killed_is_replaced_and_it_is_told(no_leaks: Failu
 
         await until(lambda: child.process is not None and child.process.pid != first, "no heir")
         assert lives(child)
-    assert no_leaks.seen == [
-        f"child=worker-0 pid={first} ended='signal SIGKILL' replaced_in_s=0"
-    ]
+    assert no_leaks.seen == [f"child=worker-0 pid={first} ended='signal SIGKILL' replaced_in_s=0"]
     no_leaks.seen.clear()
 
 
@@ -178,8 +176,8 @@ async def test_a_child_that_cannot_even_be_started_is_tried_again(no_leaks: Fail
     async with kept(start) as child:
         await until(lambda: lives(child), "it was given up")
     assert no_leaks.seen == [
-        "child=worker-0 cannot_start='Resource temporarily unavailable' tried_again_in_s=0",
-        "child=worker-0 cannot_start='Too many' tried_again_in_s=0.1",
+        "child=worker-0 cannot_start='Resource temporarily unavailable' replaced_in_s=0",
+        "child=worker-0 cannot_start='Too many' replaced_in_s=0.1",
     ]
     no_leaks.seen.clear()
 
@@ -201,7 +199,8 @@ async def test_a_child_that_ends_while_we_stop_is_not_replaced() -> None:
     child.signal(signal.SIGTERM)
     await keeper
 
-    assert starts == [child.process.pid] if child.process is not None else False
+    assert child.process is not None
+    assert starts == [child.process.pid]
 
 
 @pytest.mark.asyncio
@@ -234,8 +233,3 @@ async def test_a_signal_to_a_child_that_is_not_there_goes_nowhere() -> None:
     child.signal(signal.SIGTERM)
 
     assert repr(child) == f"<Child worker-0 pid={child.process.pid} stopping=False>"
-
-
-def test_the_bounds_of_waiting_are_those_that_operators_are_told() -> None:
-    assert (children.BACKOFF_FIRST_S, children.BACKOFF_MAX_S, children.STABLE_S) == (0.1, 5.0, 5.0)
-    assert spawn_child.__doc__ is not None

@@ -77,7 +77,12 @@ async def test_every_path_wants_a_key(tmp_path: Path, target: bytes) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"authorization: bearer %b", b"Authorization:  BEARER   %b ", b"x-api-key: %b", b"api-key: %b"],
+    [
+        b"authorization: bearer %b",
+        b"Authorization:  BEARER   %b ",
+        b"x-api-key: %b",
+        b"api-key: %b",
+    ],
 )
 async def test_a_key_is_taken_as_clients_send_it(tmp_path: Path, line: bytes) -> None:
     async with staged(tmp_path, [answer(b"{}")]) as stage:

@@ -155,7 +155,9 @@ async def test_no_name_of_a_model_gets_out_of_its_header(tmp_path: Path, model: 
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("model", ["any-x: y", "any-%0d%0a", 'any-"quoted"', "any-a/b/c", "any-\\r"])
+@pytest.mark.parametrize(
+    "model", ["any-x: y", "any-%0d%0a", 'any-"quoted"', "any-a/b/c", "any-\\r"]
+)
 async def test_a_printable_name_goes_up_and_into_the_header_as_it_is(
     tmp_path: Path, model: str
 ) -> None:

@@ -36,7 +36,9 @@ class Message(NamedTuple):
     status: int | None = None
 
 
-def _head(*lines: bytes, start: bytes = b"POST /v1 HTTP/1.1", host: bytes = b"host: a\r\n") -> bytes:
+def _head(
+    *lines: bytes, start: bytes = b"POST /v1 HTTP/1.1", host: bytes = b"host: a\r\n"
+) -> bytes:
     return start + b"\r\n" + host + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
 
 
@@ -137,6 +139,17 @@ GOOD = (
     Message("an upgrade is not taken up, and ends the connection",
             _head(b"connection: upgrade", b"upgrade: h2c") + _NEXT,
             (_POST._replace(keep_alive=False),)),  # fmt: skip
+    Message("Java posts with an offer of HTTP/2",
+            _head(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
+                  b"Content-Length: 3") + b"abc" + _NEXT,
+            (_ABC._replace(keep_alive=False),)),
+    Message("Java streams with an offer of HTTP/2",
+            _head(b"connection: upgrade", b"upgrade: h2c", b"transfer-encoding: chunked")
+            + b"1\r\na\r\n2;x\r\nbc\r\n0\r\nx-t: 1\r\n\r\n" + _NEXT,
+            (_ABC._replace(keep_alive=False),)),
+    Message("an offer of HTTP/2 with an unfinished body",
+            _NEXT + _head(b"connection: upgrade", b"upgrade: h2c", b"content-length: 5") + b"abc",
+            (_ASKED_NEXT,)),
     Message("CONNECT ends the connection", _head(start=b"CONNECT a:80 HTTP/1.1") + _NEXT,
             (Asked(b"CONNECT", b"a:80", keep_alive=False),)),  # fmt: skip
     Message("expects a 100", _head(b"expect: 100-continue", b"content-length: 3") + b"abc", (_ABC,)),
@@ -220,10 +233,13 @@ BAD = (
     _bad("a list of hosts", _head(host=b"host: a, b\r\n")),
     _bad("two hosts in HTTP/1.0", _head(b"host: b", start=b"GET / HTTP/1.0")),
     _bad("an expectation that we do not know", _head(b"expect: 200-ok")),
-    _bad("an upgrade with a sized body",
-         _head(b"connection: upgrade", b"upgrade: h2c", b"content-length: 3") + b"abc"),
-    _bad("an upgrade with a chunked body",
-         _head(b"connection: upgrade", b"upgrade: h2c", b"transfer-encoding: chunked") + b"0\r\n\r\n"),
+    _bad("an upgrade with a body over the limit",
+         _head(b"connection: upgrade", b"upgrade: h2c", b"content-length: 1001"), 413),
+    _bad("an upgrade with chunks over the limit",
+         _head(b"connection: upgrade", b"upgrade: h2c", b"transfer-encoding: chunked")
+         + b"3e9\r\n%b\r\n" % (b"x" * 1001), 413),
+    _bad("an upgrade with a chunk that is none",
+         _head(b"connection: upgrade", b"upgrade: h2c", b"transfer-encoding: chunked") + b"x\r\n"),
     _bad("CONNECT with a body", _head(b"content-length: 3", start=b"CONNECT a:80 HTTP/1.1") + b"abc"),
     _bad("a chunk size that is none", _CHUNKED + b"g\r\nabc\r\n0\r\n\r\n"),
     _bad("a chunk size with a prefix", _CHUNKED + b"0x3\r\nabc\r\n0\r\n\r\n"),

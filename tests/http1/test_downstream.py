@@ -429,9 +429,7 @@ async def test_a_bad_request_is_answered_after_those_before_it() -> None:
 async def test_a_refusal_arrives_while_the_client_is_still_sending() -> None:
     size = 900_000
     async with serving(Script()) as running, connected(running.address) as client:
-        await client.send(
-            b"POST /refused HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % size
-        )
+        await client.send(b"POST /refused HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % size)
         response = await client.response()
         assert (response.status, response.body) == (401, b"no key")
         assert response.headers[b"connection"] == b"close"

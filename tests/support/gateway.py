@@ -8,17 +8,17 @@ import asyncio
 import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from llmrouter.access.issued import KeyTerms
 from llmrouter.access.key import KeyDigest
 from llmrouter.access.keybook import KeyBook
 from llmrouter.access.keyring import Keyring
-from llmrouter.access.issued import KeyTerms
 from llmrouter.access.patterns import ModelPatterns
 from llmrouter.access.policy import ModelPolicy
 from llmrouter.dialects.openai import OpenAI
@@ -93,6 +93,22 @@ def asking(model: str = "gpt", **members: Any) -> bytes:
     return msgspec.json.encode({"model": model, "messages": messages, **members})
 
 
+class Reached(asyncio.Event):
+    """Set when a play has come as far as the `Wait` for it, which then goes on at once."""
+
+    async def wait(self) -> Literal[True]:
+        self.set()
+        return True
+
+
+class Pause(asyncio.Event):
+    """Lets everybody else do what they can, then a play goes on."""
+
+    async def wait(self) -> Literal[True]:
+        await asyncio.sleep(0.001)
+        return True
+
+
 class Stage:
     """What runs on it, and what was seen."""
 
@@ -153,6 +169,11 @@ class Stage:
         await until(ended, f"no {count} calls ended", self.journal)
         return self.journal().calls
 
+    async def upstream_paused(self) -> None:
+        """Wait until nothing more is read from the upstream."""
+        pool = self.upstreams["up"].pool
+        await until(lambda: any(c._paused for c in pool._open), "the upstream is not paused")
+
     async def at_rest(self) -> None:
         """Wait until nothing is in flight."""
         await until(lambda: self.admission.inflight == 0, "a call is still in flight")
@@ -160,7 +181,7 @@ class Stage:
     def check(self) -> None:
         """What holds after every play."""
         found = self.journal()
-        assert found.orphans == found.duplicates == found.damaged == found.torn == []
+        assert [*found.orphans, *found.duplicates, *found.damaged, *found.torn] == []
         assert [call for call in found.calls if call.interrupted] == []
         assert self.admission.inflight == 0
         seen = repr(self.upstream.seen).encode()

@@ -33,16 +33,19 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"{_USAGE}llmrouter demo: {error}\n")
         return 2
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, listener:
-        runner.run(serve(listener))
-    return 0
+        return runner.run(serve(listener))
 
 
-async def serve(listener: socket.socket) -> None:
+async def serve(listener: socket.socket) -> int:
     """Serve what is accepted on `listener` until standard input or SIGTERM ends it."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    loop.add_reader(_STDIN, _end_with_input, loop, stop)
+    try:
+        loop.add_reader(_STDIN, _end_with_input, loop, stop)
+    except PermissionError:
+        sys.stderr.write("llmrouter demo: standard input cannot be watched; give it a pipe\n")
+        return 2
     demo = DemoServer(time.time)  # noqa: TID251 - answers tell when they were made
     server = await _listen(listener, demo)
     gc.collect()
@@ -52,6 +55,7 @@ async def serve(listener: socket.socket) -> None:
     server.close()
     demo.abort()
     await demo.emptied()
+    return 0
 
 
 async def _listen(listener: socket.socket, demo: DemoServer) -> asyncio.AbstractServer:

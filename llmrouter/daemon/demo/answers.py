@@ -1,6 +1,8 @@
 """From a path and a body to an answer: the table of the APIs, the models, and the refusals."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import msgspec
@@ -68,14 +70,24 @@ class _ModelsRequest(msgspec.Struct, frozen=True):
         return Answer(encode(_Models([_Model(model, stamp.created_at_s) for model in MODELS])))
 
 
-def is_served(path: bytes) -> bool:
-    """Tell whether something is served at this path."""
-    return path in _READERS or path == MODELS_PATH or path.startswith(MODELS_PATH + b"/")
+class Place(NamedTuple):
+    """What is served at a path."""
+
+    name: str
+    """The path; one name stands for all single models, so that there are few."""
+    method: bytes
 
 
-def method_of(path: bytes) -> bytes:
-    """Give the only method that is served at a path."""
-    return b"POST" if path in _READERS else b"GET"
+def place_of(path: bytes) -> Place | None:
+    """Find what is served at a path."""
+    if path in _READERS:
+        return Place(path.decode(), b"POST")
+    if path == MODELS_PATH:
+        return Place(path.decode(), b"GET")
+    return _ONE_MODEL if path.startswith(MODELS_PATH + b"/") else None
+
+
+_ONE_MODEL = Place("/v1/models/{id}", b"GET")
 
 
 def read(path: bytes, body: bytes) -> Asked:
@@ -85,10 +97,14 @@ def read(path: bytes, body: bytes) -> Asked:
         return _ModelsRequest(
             unquote(path.removeprefix(MODELS_PATH).lstrip(b"/").decode("latin-1"))
         )
-    try:
+    with _readable():
         return reader(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"the body cannot be read: {error}") from error
+
+
+def answer(asked: Asked, stamp: Stamp, directives: Directives) -> Answer:
+    """Answer a request that was read; raises BadRequest."""
+    with _readable():  # some members are read only when they are needed
+        return asked.answer(stamp, directives)
 
 
 def error_body(
@@ -96,6 +112,14 @@ def error_body(
 ) -> bytes:
     """Refuse in the shape of the API; the code is the usual one of the status if none is given."""
     return encode(_ErrorBody(_Error(message, _type(status), param, code or _CODES.get(status))))
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"the body cannot be read: {error}") from error
 
 
 def _type(status: int) -> str:

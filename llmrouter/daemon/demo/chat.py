@@ -20,9 +20,8 @@ from llmrouter.daemon.demo.chat_shapes import (
     logprobs_of,
 )
 from llmrouter.daemon.demo.directives import Directives
-from llmrouter.daemon.demo.saying import Ending, Function, Prompt, Saying, say
+from llmrouter.daemon.demo.saying import ANY_OBJECT, Ending, Function, Prompt, Saying, say
 from llmrouter.daemon.demo.shapes import (
-    ANY_OBJECT,
     CHOICES_MAX,
     Answer,
     BadRequest,
@@ -61,7 +60,7 @@ class _ToolChoice(msgspec.Struct):
 
 
 class _JsonSchema(msgspec.Struct):
-    schema: msgspec.Raw | None = None
+    schema: msgspec.Raw = ANY_OBJECT
 
 
 class _Format(msgspec.Struct):
@@ -136,9 +135,7 @@ class ChatRequest(msgspec.Struct, kw_only=True):
         wanted = self.response_format
         if wanted is None or wanted.type == "text":
             return None
-        if wanted.json_schema is not None and wanted.json_schema.schema is not None:
-            return wanted.json_schema.schema
-        return ANY_OBJECT
+        return ANY_OBJECT if wanted.json_schema is None else wanted.json_schema.schema
 
     def _choice(self, index: int, saying: Saying, stamp: Stamp) -> Choice:
         message = Message(content=saying.text)

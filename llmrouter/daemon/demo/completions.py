@@ -65,8 +65,8 @@ class CompletionRequest(msgspec.Struct, kw_only=True):
 
     def answer(self, stamp: Stamp, directives: Directives) -> Answer:
         prompts = self._prompts()
-        if len(prompts) * (self.n or 1) > CHOICES_MAX:
-            raise BadRequest(f"prompts times n is more than {CHOICES_MAX}; ask for fewer choices")
+        if not 0 < len(prompts) * (self.n or 1) <= CHOICES_MAX:
+            raise BadRequest(f"prompts times n must be from 1 to {CHOICES_MAX}")
         asked = [prompt for prompt in prompts for _ in range(self.n or 1)]
         sayings = [say(prompt, directives, choice) for choice, prompt in enumerate(asked)]
         usage = usage_of(sum(prompt.tokens for prompt in prompts), sayings, directives)

@@ -25,9 +25,8 @@ class Counters(msgspec.Struct, kw_only=True):
     by_path: dict[str, int] = {}
     """Requests by path; those that are not served stand under `other`."""
 
-    def count(self, path: bytes, *, served: bool) -> int:
+    def count(self, name: str) -> int:
         """Count a request that has arrived; returns its number."""
-        name = path.decode("latin-1") if served else "other"
         self.by_path[name] = self.by_path.get(name, 0) + 1
         self.requests += 1
         return self.requests

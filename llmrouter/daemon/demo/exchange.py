@@ -84,20 +84,21 @@ class CallExchange:
 
     async def _serve(self) -> None:
         request, counters = self._request, self._shared.counters
+        body = request.body
         self._shared.last = last_of(request)
+        request.drop_body()
         stamp = Stamp(self._number, int(self._shared.wall()))
         try:
-            asked = answers.read(request.path, request.body)
+            asked = answers.read(request.path, body)
             counters.streams += bool(asked.stream)
             counters.plain += not asked.stream
             directives = read_directives(asked.model, request.headers.get(HEADER))
-            answer = asked.answer(stamp, directives)
+            answer = answers.answer(asked, stamp, directives)
         except DirectiveError as error:
             self._refuse(400, str(error), code="unknown_directive", param="model")
         except BadRequest as error:
             self._refuse(400, str(error))
         else:
-            request.drop_body()
             await self._give(answer, directives)
 
     async def _give(self, answer: Answer, directives: Directives) -> None:
@@ -169,7 +170,6 @@ class CallExchange:
         # be promised, and kept or not.
         self._request.minor_version = 0
         self._connection.begin(head + spoiled.framing + self._id_header())
-        self._connection.send(b"")  # the head leaves even where nothing follows
         if spoiled.stays_open:
             await self._deliver(spoiled.pieces, directives, 1, lambda: None)
             await self._nothing_more()

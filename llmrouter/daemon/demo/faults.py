@@ -10,6 +10,8 @@ from llmrouter.daemon.demo.shapes import Answer
 
 _CHUNKED = b"transfer-encoding: chunked\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
+_BEGUN_CHUNK = b"1"
+"""The size of a chunk that never comes: so the head leaves even where no event does."""
 
 
 class Spoiled(msgspec.Struct, frozen=True):
@@ -45,10 +47,9 @@ def body_of(answer: Answer, directives: Directives) -> bytes:
 
 
 def spoiled_stream(events: Iterator[bytes], directives: Directives) -> Spoiled:
-    """Frame a stream in chunks; without the last one where it does not come to its end."""
-    pieces: Iterator[bytes] = map(_chunk, events)
-    if _end(directives) is None:
-        pieces = _with(pieces, _LAST_CHUNK)
+    """Frame a stream in chunks; another one begins where it does not come to its end."""
+    last = _LAST_CHUNK if _end(directives) is None else _BEGUN_CHUNK
+    pieces = chain(map(_chunk, events), (last,))
     return _spoiled(_CHUNKED, pieces, directives)
 
 
@@ -85,8 +86,3 @@ def _last(answer: Answer) -> Iterator[bytes]:
 
 def _chunk(event: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(event), event)
-
-
-def _with(pieces: Iterator[bytes], last: bytes) -> Iterator[bytes]:
-    yield from pieces
-    yield last

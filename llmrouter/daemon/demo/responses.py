@@ -18,9 +18,8 @@ from llmrouter.daemon.demo.response_shapes import (
     OutputText,
     Response,
 )
-from llmrouter.daemon.demo.saying import Ending, Function, Prompt, Saying, say
+from llmrouter.daemon.demo.saying import ANY_OBJECT, Ending, Function, Prompt, Saying, say
 from llmrouter.daemon.demo.shapes import (
-    ANY_OBJECT,
     Answer,
     BadRequest,
     Content,
@@ -49,12 +48,12 @@ class _Asked(msgspec.Struct):
 class _Tool(msgspec.Struct):
     type: str
     name: str | None = None
-    parameters: msgspec.Raw | None = None
+    parameters: msgspec.Raw = ANY_OBJECT
 
 
 class _Format(msgspec.Struct):
     type: str = "text"
-    schema: msgspec.Raw | None = None
+    schema: msgspec.Raw = ANY_OBJECT
 
 
 class _Text(msgspec.Struct):
@@ -63,7 +62,7 @@ class _Text(msgspec.Struct):
 
 _tool = msgspec.json.Decoder(_Tool)
 _text = msgspec.json.Decoder(_Text | None)
-_tool_choice = msgspec.json.Decoder(str | _Tool)
+_tool_choice = msgspec.json.Decoder(str | _Tool | None)
 
 
 class ResponseRequest(msgspec.Struct, kw_only=True):
@@ -132,10 +131,10 @@ class ResponseRequest(msgspec.Struct, kw_only=True):
         return functions[0] if functions and choice != "none" else None
 
     def _schema(self) -> msgspec.Raw | None:
-        text = _text.decode(self.text)
+        text: _Text | None = _text.decode(self.text)
         if text is None or text.format is None or text.format.type == "text":
             return None
-        return text.format.schema or ANY_OBJECT
+        return text.format.schema
 
     def _response(self, stamp: Stamp) -> Response:
         return Response(

@@ -8,6 +8,7 @@ from llmrouter.daemon.demo import tokens
 from llmrouter.daemon.demo.directives import Directives
 from llmrouter.daemon.demo.schemas import fitting
 
+ANY_OBJECT = msgspec.Raw(b'{"type":"object"}')
 _any = msgspec.json.Decoder()
 _encode = msgspec.json.Encoder().encode
 
@@ -24,7 +25,7 @@ class Function(msgspec.Struct):
     """A function that the caller lets us call."""
 
     name: str
-    parameters: msgspec.Raw | None = None
+    parameters: msgspec.Raw = ANY_OBJECT
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,8 +54,8 @@ class Saying(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tokens(self) -> int:
-        """Of the whole output: reasoning, the function's name, and the text."""
-        return self.reasoning_tokens + tokens.count(self.function or "") + tokens.count(self.text)
+        """Of the whole output, as a stream of it has events; a function's name counts nothing."""
+        return self.reasoning_tokens + tokens.count(self.text)
 
 
 def say(prompt: Prompt, directives: Directives, choice: int = 0) -> Saying:
@@ -64,7 +65,7 @@ def say(prompt: Prompt, directives: Directives, choice: int = 0) -> Saying:
     reasoning = directives.reasoning
     if prompt.tokens_max is not None:
         reasoning = min(reasoning, prompt.tokens_max)
-        left = max(prompt.tokens_max - reasoning - tokens.count(name or ""), 0)
+        left = prompt.tokens_max - reasoning
         if tokens.count(text) > left:
             text, ending = text[: left * tokens.TOKEN_CHARS], Ending.LENGTH
     return Saying(text=text, ending=ending, reasoning_tokens=reasoning, function=name)
@@ -91,6 +92,5 @@ def _text(prompt: Prompt, directives: Directives, choice: int) -> str:
     return text
 
 
-def _json(schema: msgspec.Raw | None) -> str:
-    wanted = {"type": "object"} if schema is None else _any.decode(schema)
-    return _encode(fitting(wanted)).decode()
+def _json(schema: msgspec.Raw) -> str:
+    return _encode(fitting(_any.decode(schema) or _any.decode(ANY_OBJECT))).decode()

@@ -8,6 +8,10 @@ DEPTH_MAX = 12
 OPTIONAL_DEPTH_MAX = 3
 """How deep optional members are filled in; deeper only required ones are."""
 
+BOUND_MAX = 10**15
+STEP_LEAST = 1e-6
+"""Beyond these, arithmetic on what a caller sent would overflow; such bounds are not met."""
+
 _BY_FORMAT = {
     "date": "2026-01-31",
     "time": "12:00:00Z",
@@ -129,7 +133,7 @@ def _type_of(schema: Schema) -> str:
 
 
 def _number(schema: Schema) -> float:
-    step = _real(schema.get("multipleOf")) or 1
+    step = max(_real(schema.get("multipleOf")) or 1, STEP_LEAST)
     least = _real(schema.get("minimum"))
     if (above := _real(schema.get("exclusiveMinimum"))) is not None:
         least = above + step
@@ -143,7 +147,9 @@ def _number(schema: Schema) -> float:
 
 
 def _real(value: object) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return value if abs(value) <= BOUND_MAX else None
 
 
 def _string(schema: Schema, name: str) -> str:

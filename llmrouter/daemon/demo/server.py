@@ -25,6 +25,7 @@ SETTINGS = ServerSettings(
 COUNTERS_PATH = b"/demo/counters"
 LAST_PATH = b"/demo/last"
 
+_OTHER = "other"
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -71,12 +72,12 @@ class Demo:
             return SaidExchange(connection, 200, lambda: encode(self.shared.counters))
         if path == LAST_PATH:
             return SaidExchange(connection, 200, lambda: _arrived(self.shared.last))
-        served = answers.is_served(path)
-        number = self.shared.counters.count(path, served=served)
-        if served and request.method == answers.method_of(path):
+        place = answers.place_of(path)
+        number = self.shared.counters.count(_OTHER if place is None else place.name)
+        if place is not None and request.method == place.method:
             return CallExchange(connection, request, self.shared, number)
         request.wants_body = False
-        status = 405 if served else 404
+        status = 404 if place is None else 405
         message = f"{request.method.decode()} {path.decode('latin-1')} is not served"
         return SaidExchange(connection, status, lambda: answers.error_body(status, message))
 

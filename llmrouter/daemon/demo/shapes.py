@@ -8,7 +8,6 @@ import msgspec
 from llmrouter.daemon.demo import tokens
 from llmrouter.daemon.demo.directives import Directives
 
-ANY_OBJECT = msgspec.Raw(b'{"type":"object"}')
 CHOICES_MAX = 128
 
 DONE = b"data: [DONE]\n\n"
