@@ -3,10 +3,10 @@
 import http.client
 import os
 import socket
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +23,7 @@ from llmrouter.config.schema import Config
 from llmrouter.daemon import logs
 from llmrouter.daemon.keydesk import administer
 from llmrouter.daemon.state import State, open_state
-from llmrouter.daemon.supervisor import Supervisor
+from llmrouter.daemon.supervisor import StartError, Supervisor
 from llmrouter.dialects.openai.samples import sample_calls
 
 _PORT = 4000
@@ -67,14 +67,29 @@ def demo(
         config = load(_write_config(Path(directory), _free_port() if port is None else port))
         created = administer(Path(config.state), "keys.create", {"org": "demo", "name": "demo"})
         key = msgspec.convert(created, dict[str, object])["key"]
+        console = Console(highlight=False)
         log = Path(directory) / "demo.log"
-        console = Console(file=os.fdopen(os.dup(1), "w"), highlight=False)
-        with log.open("w") as file:
-            os.dup2(file.fileno(), sys.stderr.fileno())
-        logs.configure("supervisor")
-        with open_state(Path(config.state), wait_s=1) as state:
+        with _logging_to(log), open_state(Path(config.state), wait_s=1) as state:
             uvloop.run(_serve(config, state, console, str(key)))
-        console.print("stopped; the temporary state is gone.")
+    print("stopped; the temporary state is gone.")
+
+
+@contextmanager
+def _logging_to(log: Path) -> Iterator[None]:
+    """Send standard error, ours and that of our children, to a file; show it if nothing starts."""
+    terminal = os.dup(2)
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 2)
+    writer = logs.configure("supervisor")
+    try:
+        yield
+    except StartError:
+        writer.close()
+        os.write(terminal, log.read_bytes())
+        raise
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
 
 
 async def _serve(config: Config, state: State, console: Console, key: str) -> None:

@@ -5,7 +5,7 @@ import enum
 import msgspec
 
 
-class Operation(enum.Enum):
+class Operation(enum.StrEnum):
     """What a path asks for; the value is the operation's name in journals and logs."""
 
     CHAT = "chat"

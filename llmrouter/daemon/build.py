@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 from llmrouter.access.key import KeyDigest
@@ -21,6 +22,7 @@ from llmrouter.config.addresses import DEMO_URL
 from llmrouter.config.schema import Model, Org, Settings
 from llmrouter.config.schema import Upstream as UpstreamTable
 from llmrouter.contracts.dialect import Dialect
+from llmrouter.daemon import unix
 from llmrouter.daemon.channel import Start
 from llmrouter.errors import Overloaded
 from llmrouter.gateway.admit import Admission
@@ -145,8 +147,9 @@ def _upstream(
     deadlines: Deadlines,
     start: Start,
 ) -> Upstream:
-    if table.url == DEMO_URL:
-        origin = Origin.from_url(_DEMO_BASE_URL, unix_path=start.demo_path)
+    if table.url == DEMO_URL and start.demo_path is not None:
+        path = unix.address(Path(start.demo_path))
+        origin = Origin.from_url(_DEMO_BASE_URL, unix_path=path)
     else:
         origin = Origin.from_url(table.url)
     timeouts = UpstreamTimeouts(

@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import ssl
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,21 @@ def shown(listener: socket.socket) -> str:
 
 def _tcp_text(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def tls_context(cert: str, key: str) -> ssl.SSLContext:
+    """What listeners prove themselves with. Raises ListenError if these files cannot serve."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(cert, key, password=lambda: "")  # never ask the terminal for one
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error.strerror or str(error)
+        raise ListenError(
+            f"cannot serve TLS with the certificate {cert} and the key {key}:"
+            f" {reason.lower().replace('_', ' ')}; server.tls takes a PEM certificate chain and its"
+            " own PEM key, unencrypted"
+        ) from error
+    return context
 
 
 def _bind(address: Address) -> list[socket.socket]:

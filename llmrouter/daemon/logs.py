@@ -7,6 +7,7 @@ ever sees a key, a body or a header; what a caller chose is quoted where it coul
 than one value.
 """
 
+import functools
 import logging
 import os
 import re
@@ -70,8 +71,10 @@ class Writer:
     def line_start(self, level: str) -> str:
         """What every line begins with."""
         now = self._wall()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
-        return f"time={stamp}.{int(now * 1000) % 1000:03d}Z level={level} process={self._process}"
+        second = int(now)
+        stamp = _stamp(second)
+        ms = int((now - second) * 1000)
+        return f"time={stamp}.{ms:03d}Z level={level} process={self._process}"
 
     def _loss(self) -> bytes:
         return f"{self.line_start('warning')} log_lines_lost={self._lost}\n".encode()
@@ -164,6 +167,12 @@ class ExchangeLog:
         )
 
 
+@functools.lru_cache(maxsize=2)
+def _stamp(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
+@functools.lru_cache(maxsize=1024)
 def _value(text: str) -> str:
     """Make one word of `text`, in quotes where it is not plainly one."""
     cut = text[:_VALUE_CHARS_MAX]

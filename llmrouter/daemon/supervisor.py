@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -42,6 +42,8 @@ PUBLISH_TIMEOUT_S = 1.0
 """For every worker to have a changed key in force before the change is answered."""
 STOP_GRACE_S = 2.0
 """What a worker gets beyond its own drain time before it is killed."""
+FAILED_STARTS_MAX = 3
+"""So many workers may die before they serve; then the daemon says so instead of trying for ever."""
 _DEMO_SOCKET = "demo.sock"
 
 
@@ -73,6 +75,8 @@ class Supervisor:
         self._children: list[Child] = [worker.child for worker in self._workers]
         self._stopping = asyncio.Event()
         self._killing = asyncio.Event()
+        self._failing = asyncio.Event()
+        self._failed_starts = 0
         self._serial = 0
 
     @property
@@ -81,7 +85,9 @@ class Supervisor:
         return [listeners.shown(listener) for listener in self._listeners]
 
     async def run(self, on_ready: Callable[["Supervisor"], None]) -> None:
-        """Serve until a signal says to stop; raises StartError, ListenError, OSError."""
+        """Serve until a signal says to stop; raises StartError, ListenError."""
+        if (tls := self._config.server.tls) is not None:
+            listeners.tls_context(tls.cert, tls.key)  # that a worker could not serve with it
         with contextlib.ExitStack() as stack:
             stack.callback(self._close_listeners)
             self._listeners = listeners.bind(listen_addresses(self._config.server))
@@ -89,7 +95,9 @@ class Supervisor:
             control = ControlServer(
                 self._state.control_path, keydesk.operations(desk, self._publish)
             )
-            await control.open()
+            with _sockets_refused():
+                await control.open()
+                self._open_demo()
             stack.callback(control.close)
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self._on_stop_signal)
@@ -104,11 +112,18 @@ class Supervisor:
 
     # ---- children ---------------------------------------------------------------------------
 
-    def _start_children(self) -> list[asyncio.Task[None]]:
+    def _open_demo(self) -> None:
         if any(upstream.url == DEMO_URL for upstream in self._config.upstreams.values()):
-            path = self._state.path / _DEMO_SOCKET
-            self._demo_listener = unix.listen(path, mode=0o600, backlog=listeners.BACKLOG)
+            self._demo_listener = unix.listen(
+                self._demo_path, mode=0o600, backlog=listeners.BACKLOG
+            )
             self._children.append(Child("demo", self._start_demo, self._loop.time))
+
+    @property
+    def _demo_path(self) -> Path:
+        return self._state.path / _DEMO_SOCKET
+
+    def _start_children(self) -> list[asyncio.Task[None]]:
         return [spawn(child.keep(), name=f"keep {child.name}") for child in self._children]
 
     async def _start_demo(self) -> asyncio.subprocess.Process:
@@ -124,23 +139,29 @@ class Supervisor:
 
     async def _until_serving(self) -> bool:
         """Wait for every worker to serve; False if we are told to stop before."""
-        ready = spawn(self._all_ready(), name="ready")
-        stopping = spawn(self._signalled(self._stopping), name="stopping")
+        waits = [self._all_ready(), self._stopping.wait(), self._failing.wait()]
+        tasks = [spawn(wait, name="until serving") for wait in waits]
         done, waiting = await asyncio.wait(
-            [ready, stopping], timeout=READY_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+            tasks, timeout=READY_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
         )
         for task in waiting:
             task.cancel()
-        if not done:
+        if self._stopping.is_set():
+            return False
+        if tasks[0] not in done:
             raise StartError("the workers do not start; the log lines above say why")
-        return not self._stopping.is_set()
+        return True
 
-    async def _all_ready(self) -> None:
+    async def _all_ready(self) -> bool:
         for worker in self._workers:
             await worker.ready.wait()
+        return True
 
-    async def _signalled(self, event: asyncio.Event) -> None:
-        await event.wait()
+    def start_failed(self) -> None:
+        """A worker has died before it served."""
+        self._failed_starts += 1
+        if self._failed_starts >= FAILED_STARTS_MAX:
+            self._failing.set()
 
     async def _stop_children(self, keepers: Iterable[asyncio.Task[None]]) -> None:
         """Have workers drain, wait as long as they may take, then kill what is left."""
@@ -151,7 +172,7 @@ class Supervisor:
             worker.drain()
         grace_s = self._config.server.timeouts.drain + STOP_GRACE_S
         drained = spawn(self._drained(), name="drained")
-        killing = spawn(self._signalled(self._killing), name="killing")
+        killing = spawn(self._killing.wait(), name="killing")
         await asyncio.wait([drained, killing], timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
         for task in (drained, killing):
             task.cancel()
@@ -184,7 +205,7 @@ class Supervisor:
             keys=self._book.keys(),
             journal_dir=str(self._state.journal_dir),
             listener_fds=self.listener_fds(),
-            demo_path=str(self._state.path / _DEMO_SOCKET) if demo else None,
+            demo_path=str(self._demo_path) if demo else None,
             started_at_s=self._started_at_s,
         )
 
@@ -207,9 +228,11 @@ class Supervisor:
         self._serial += 1
         message = Keys(self._serial, list(keys))
         waiting = [worker.apply(message) for worker in self._workers]
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(PUBLISH_TIMEOUT_S):
                 await asyncio.gather(*waiting)
+        except TimeoutError:
+            _log.warning("keys=%s: a worker has not confirmed them yet", _ids(message.keys))
 
     def _on_stop_signal(self) -> None:
         if self._stopping.is_set():
@@ -221,10 +244,7 @@ class Supervisor:
         _log.warning("reload is not supported yet: restart to read %s anew", self._config.file)
 
     def _close_listeners(self) -> None:
-        for listener in self._listeners:
-            if listener.family == socket.AF_UNIX and listener.fileno() >= 0:
-                Path(listener.getsockname()).unlink(missing_ok=True)
-            listener.close()
+        listeners.close(self._listeners, listen_addresses(self._config.server))
         if self._demo_listener is not None:
             self._demo_listener.close()
 
@@ -266,6 +286,8 @@ class _Worker:
                 case Applied(serial=serial):
                     self._confirm(self._applied.pop(serial, None))
         channel.close()
+        if not self.ready.is_set():
+            self._supervisor.start_failed()
         if self._channel is channel:
             self._channel = None
             self.ready.clear()
@@ -279,7 +301,7 @@ class _Worker:
 
     async def apply(self, message: Keys) -> None:
         """Have changed keys in force when this returns."""
-        if self._channel is None:
+        if self._channel is None or self.child.stopping:
             return
         applied = asyncio.get_running_loop().create_future()
         self._applied[message.serial] = applied
@@ -292,6 +314,23 @@ class _Worker:
             self._channel.send(Drain())
         elif self.child.process is not None:
             self.child.signal(signal.SIGTERM)
+
+
+def _ids(keys: Iterable[IssuedKey]) -> str:
+    return ",".join(key.id for key in keys)
+
+
+@contextlib.contextmanager
+def _sockets_refused() -> Iterator[None]:
+    """Say what is wrong where a socket below `state` cannot be made."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StartError(
+            f"the daemon cannot listen on {error.filename or 'its sockets'}: {reason};"
+            " remove what is there, if it is not needed"
+        ) from error
 
 
 _wall = time.time  # noqa: TID251 - keys and records are dated by the calendar

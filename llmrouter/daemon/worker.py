@@ -16,7 +16,6 @@ import os
 import secrets
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +25,7 @@ import uvloop
 
 from llmrouter.access.keyring import Keyring
 from llmrouter.config.schema import Settings
-from llmrouter.daemon import build, logs
+from llmrouter.daemon import build, listeners, logs
 from llmrouter.daemon.channel import Applied, Channel, Drain, Keys, Ready, Start
 from llmrouter.gateway.pipeline import Gateway
 from llmrouter.http1.server import Server
@@ -56,14 +55,15 @@ async def _main(end: socket.socket) -> None:
     settings = msgspec.msgpack.decode(start.config, type=Settings)
     with contextlib.ExitStack() as stack:
         worker = _Worker(settings, start, writer, stack)
+        # Before it listens: keys that were changed meanwhile are in force for the first call.
+        obeying = spawn(worker.obey(channel, draining), name="channel")
         await worker.listen()
-        listening = spawn(worker.obey(channel, draining), name="channel")
         gc.collect()
         gc.freeze()  # what stands now stays; collections look only at what comes after
         channel.send(Ready())
         await draining.wait()
         await worker.drain()
-        listening.cancel()
+        obeying.cancel()
         channel.close()
 
 
@@ -87,7 +87,8 @@ class _Worker:
     async def listen(self) -> None:
         """Accept connections on the supervisor's listeners."""
         loop = asyncio.get_running_loop()
-        tls = self._tls()
+        table = self._settings.server.tls
+        tls = None if table is None else listeners.tls_context(table.cert, table.key)
         for fd in self._start.listener_fds:
             listener = socket.socket(fileno=fd)
             listener.setblocking(False)
@@ -126,14 +127,6 @@ class _Worker:
             _log.warning("connections_cut=%d", len(self._server.connections))
         self._server.abort()
         await self._server.emptied()
-
-    def _tls(self) -> ssl.SSLContext | None:
-        table = self._settings.server.tls
-        if table is None:
-            return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(table.cert, table.key)
-        return context
 
 
 def _journal(settings: Settings, start: Start, stack: contextlib.ExitStack) -> Journal:

@@ -1,5 +1,6 @@
 """One HTTP request, its response, and the connection they travel on."""
 
+from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Protocol
 
@@ -25,7 +26,7 @@ def status_line(status: int) -> bytes:
 class Server(Protocol):
     """Carries exchanges to their end."""
 
-    async def serve(self, exchange: "Exchange") -> None:
+    def serve(self, exchange: "Exchange") -> Awaitable[None]:
         """Answer `exchange`."""
 
 
@@ -78,9 +79,9 @@ class Exchange:
         """By which what it asks for is served."""
         return (b"GET", b"HEAD") if self.operation is None else (b"POST",)
 
-    async def serve(self) -> None:
+    def serve(self) -> Awaitable[None]:
         """Its turn on the connection has come."""
-        await self._server.serve(self)
+        return self._server.serve(self)
 
     def refuse(self, error: RouterError) -> None:
         """Refuse it now; its body is not waited for."""

@@ -68,7 +68,7 @@ class Meter:
             deployment=exchange.deployment,
             upstream=upstream,
             dialect=exchange.dialect.name,
-            operation=call.operation.value,
+            operation=call.operation,
             stream=call.stream,
         )
         self._journal.begin(record, then, failed)

@@ -19,7 +19,7 @@ for one that pipelines: while nothing of it is read, neither is its end.
 import asyncio
 import enum
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
 from llmrouter.http1.deadlines import NEVER
@@ -46,16 +46,16 @@ _KEEP_ALIVE_10 = b"connection: keep-alive\r\n\r\n"
 class Exchange(Protocol):
     """What the application makes of a request."""
 
-    async def serve(self) -> None:
+    def serve(self) -> Awaitable[None]:
         """Answer through the connection; cancelled when the client is gone."""
 
 
 class _Waiting(enum.Enum):
     """What a connection that serves nothing waits for; each has a time-out of its own."""
 
-    REQUEST = "idle_s"
-    HEAD = "head_s"
-    BODY = "body_s"
+    REQUEST = enum.auto()
+    HEAD = enum.auto()
+    BODY = enum.auto()
 
 
 class ServerConnection(asyncio.Protocol):
@@ -135,7 +135,7 @@ class ServerConnection(asyncio.Protocol):
             return
         self._transport = transport
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-        self._wait_for(_Waiting.HEAD)
+        self._wait_for(_Waiting.HEAD, self._server.settings.head_s)
         self._server.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -381,19 +381,20 @@ class ServerConnection(asyncio.Protocol):
 
     def _wait_for_next(self) -> None:
         """Arm the time-out of what comes next: the rest of a body or a head, or a request."""
-        if self._reader.is_reading_body():
+        settings = self._server.settings
+        if not self._reader.is_mid_request():
+            if self._waiting is not _Waiting.HEAD:
+                self._wait_for(_Waiting.REQUEST, settings.idle_s)
+        elif self._reader.is_reading_body():
             self._invite_body()
-            self._wait_for(_Waiting.BODY)
-        elif self._reader.is_reading_head():
-            self._wait_for(_Waiting.HEAD)
-        elif self._waiting is not _Waiting.HEAD:
-            self._wait_for(_Waiting.REQUEST)
+            self._wait_for(_Waiting.BODY, settings.body_s)
+        else:
+            self._wait_for(_Waiting.HEAD, settings.head_s)
 
-    def _wait_for(self, waiting: _Waiting) -> None:
+    def _wait_for(self, waiting: _Waiting, timeout_s: float) -> None:
         if waiting is self._waiting:
             return  # a byte now and then does not buy more time
         self._waiting = waiting
-        timeout_s: float = getattr(self._server.settings, waiting.value)
         self.deadline = self._loop.time() + timeout_s
 
     def _invite_body(self) -> None:

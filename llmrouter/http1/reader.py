@@ -20,7 +20,7 @@ from typing import Protocol
 import httptools
 
 from llmrouter.http1.errors import MessageError
-from llmrouter.http1.request import Request
+from llmrouter.http1.request import Request, path_of
 
 FRAMING_BYTES_MAX = 4096
 """Of a chunked body, bytes in a row that carry nothing: real chunk lines are under 20 bytes."""
@@ -66,6 +66,8 @@ class RequestReader:
         "_error",
         "_head_bytes",
         "_head_bytes_fed",
+        "_head_bytes_max",
+        "_headers",
         "_in_head",
         "_limits",
         "_parser",
@@ -79,12 +81,14 @@ class RequestReader:
         # for the connection
         self._receiver = receiver
         self._limits = limits
+        self._head_bytes_max = limits.head_bytes
         self._parser = httptools.HttpRequestParser(self)
         self._error: MessageError | None = None
         self.ended = False
         """A request has ended the connection: what follows is dropped."""
         # for the request being read
         self._request: Request | None = None
+        self._headers: dict[bytes, bytes] = {}
         self._in_head = False
         self._head_bytes = 0
         self._head_bytes_fed = 0
@@ -173,9 +177,10 @@ class RequestReader:
         self._head_bytes = self._head_bytes_fed = 0
 
     def on_url(self, url: bytes) -> None:
-        """The target, or as much of it as was in this read; the first that is known of a request."""
+        """The target, or as much of it as this read holds: what is known of a request first."""
         if self._request is None:
-            self._request = Request(url)
+            self._request = request = Request(url)
+            self._headers = request.headers
             self._head_bytes = _REQUEST_LINE_BYTES
         else:
             self._request.target += url
@@ -185,18 +190,17 @@ class RequestReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header of the head, or a trailer: trailers are dropped."""
-        request = self._request
-        assert request is not None
         self._head_bytes += len(name) + len(value) + _LINE_PUNCTUATION_BYTES
-        if self._head_bytes > self._limits.head_bytes:
-            raise self._refuse(_head_too_large(self._limits.head_bytes))
+        if self._head_bytes > self._head_bytes_max:
+            raise self._refuse(_head_too_large(self._head_bytes_max))
         if not self._in_head:
             return
+        headers = self._headers
         name = name.lower()
         value = value.rstrip(_BLANKS)  # llhttp takes off only what stands before it
-        if name in request.headers:
-            value = request.headers[name] + b", " + value
-        request.headers[name] = value
+        if name in headers:
+            value = headers[name] + b", " + value
+        headers[name] = value
 
     def on_chunk_header(self) -> None:
         """The size line of a chunk: a sign that the framing gets somewhere."""
@@ -206,6 +210,7 @@ class RequestReader:
         """The head is complete: whatever makes a request unfit to be served is refused here."""
         request = self._request
         assert request is not None
+        request.path = path_of(request.target)
         request.method = self._parser.get_method()
         self._check_version(request)
         headers = request.headers

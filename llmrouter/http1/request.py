@@ -12,6 +12,7 @@ class Request:
         "keep_alive",
         "method",
         "minor_version",
+        "path",
         "pieces",
         "target",
         "wants_body",
@@ -19,6 +20,8 @@ class Request:
 
     def __init__(self, target: bytes) -> None:
         self.target = target
+        self.path = b""
+        """Of the target: without the query, and without the origin of an absolute form."""
         self.method = b""
         self.minor_version = 1
         self.headers: dict[bytes, bytes] = {}
@@ -31,15 +34,6 @@ class Request:
         self.body_bytes = 0
         self.pieces: list[bytes] = []
         """The body as it came; read `body` for the whole."""
-
-    @property
-    def path(self) -> bytes:
-        """The path of the target: without the query, and without the origin of an absolute form."""
-        path = self.target.partition(b"?")[0]
-        if not path.startswith(b"/") and b"://" in path:
-            rest = path.partition(b"://")[2]
-            return rest[slash:] if (slash := rest.find(b"/")) >= 0 else b"/"
-        return path
 
     @property
     def body(self) -> bytes:
@@ -58,3 +52,12 @@ class Request:
     def __repr__(self) -> str:
         state = "complete" if self.complete else "partial"
         return f"<Request {self.method.decode()} {self.target!r} {state} body={self.body_bytes}>"
+
+
+def path_of(target: bytes) -> bytes:
+    """The path of a request target (RFC 9112, 3.2)."""
+    path = target.partition(b"?")[0]
+    if not path.startswith(b"/") and b"://" in path:
+        rest = path.partition(b"://")[2]
+        return rest[slash:] if (slash := rest.find(b"/")) >= 0 else b"/"
+    return path

@@ -1,8 +1,10 @@
 """Recorded HTTP messages, good and bad, each with what must become of it.
 
-The clients' ones are shaped as the SDKs and tools of that name send them; the bad ones are the known
-ways in which two parsers come to disagree about where a request ends.
+The clients' ones are shaped as the SDKs and tools of that name send them; the bad ones are the
+known ways in which two parsers come to disagree about where a request ends.
 """
+
+# ruff: noqa: E501  (a message is read best on one line)
 
 from typing import NamedTuple
 
@@ -49,6 +51,7 @@ _ASKED_NEXT = Asked(b"GET", b"/next", {b"host": b"a"})
 _POST = Asked(b"POST", b"/v1", {b"host": b"a"})
 _ABC = _POST._replace(body=b"abc")
 
+# fmt: off
 GOOD = (
     Message(
         "curl asks for the models",
@@ -83,23 +86,23 @@ GOOD = (
     Message("a sized body", _head(b"content-length: 3") + b"abc", (_ABC,)),
     Message("a length with leading zeros", _head(b"content-length: 0003") + b"abc", (_ABC,)),
     Message("white space around a value", _head(b"x-a: \t b \t") + b"",
-            (_POST._replace(headers={b"x-a": b"b"}),)),  # fmt: skip
+            (_POST._replace(headers={b"x-a": b"b"}),)),
     Message("white space after a length and an expectation",
-            _head(b"content-length: 3 \t", b"expect: 100-continue ") + b"abc", (_ABC,)),  # fmt: skip
+            _head(b"content-length: 3 \t", b"expect: 100-continue ") + b"abc", (_ABC,)),
     Message("white space after a coding", _head(b"transfer-encoding: chunked ") + b"3\r\nabc\r\n0\r\n\r\n",
-            (_ABC,)),  # fmt: skip
+            (_ABC,)),
     Message("a value that is empty", _head(b"x-a:", b"x-b: "),
-            (_POST._replace(headers={b"x-a": b"", b"x-b": b""}),)),  # fmt: skip
+            (_POST._replace(headers={b"x-a": b"", b"x-b": b""}),)),
     Message("a repeated field is one list", _head(b"accept: a", b"Accept: b"),
-            (_POST._replace(headers={b"accept": b"a, b"}),)),  # fmt: skip
+            (_POST._replace(headers={b"accept": b"a, b"}),)),
     Message("bytes above ASCII in a value", _head("x-a: ü".encode()),
-            (_POST._replace(headers={b"x-a": "ü".encode()}),)),  # fmt: skip
+            (_POST._replace(headers={b"x-a": "ü".encode()}),)),
     Message("one chunk", _CHUNKED + b"3\r\nabc\r\n0\r\n\r\n", (_ABC,)),
     Message("many chunks", _CHUNKED + b"1\r\na\r\n1\r\nb\r\n1\r\nc\r\n0\r\n\r\n", (_ABC,)),
     Message("chunk sizes in capitals and with zeros", _CHUNKED + b"00A\r\n0123456789\r\n0\r\n\r\n",
-            (_POST._replace(body=b"0123456789"),)),  # fmt: skip
+            (_POST._replace(body=b"0123456789"),)),
     Message("a coding in capitals", _head(b"Transfer-Encoding: CHUNKED") + b"3\r\nabc\r\n0\r\n\r\n",
-            (_ABC,)),  # fmt: skip
+            (_ABC,)),
     Message("short chunk extensions", _CHUNKED + b'3;a=b;c="d"\r\nabc\r\n0;e\r\n\r\n', (_ABC,)),
     Message("no chunk but the last", _CHUNKED + b"0\r\n\r\n", (_POST,)),
     Message(
@@ -109,17 +112,17 @@ GOOD = (
     ),
     Message("two requests at once", _NEXT + _NEXT, (_ASKED_NEXT, _ASKED_NEXT)),
     Message("a sized request, then another", _head(b"content-length: 3") + b"abc" + _NEXT,
-            (_ABC, _ASKED_NEXT)),  # fmt: skip
+            (_ABC, _ASKED_NEXT)),
     Message("a chunked request, then another", _CHUNKED + b"3\r\nabc\r\n0\r\n\r\n" + _NEXT,
-            (_ABC, _ASKED_NEXT)),  # fmt: skip
+            (_ABC, _ASKED_NEXT)),
     Message("empty lines before a request", b"\r\n\r\n" + _NEXT + b"\r\n" + _NEXT,
-            (_ASKED_NEXT, _ASKED_NEXT)),  # fmt: skip
+            (_ASKED_NEXT, _ASKED_NEXT)),
     Message("what follows connection: close is dropped", _head(b"connection: close") + _NEXT,
-            (_POST._replace(keep_alive=False),)),  # fmt: skip
+            (_POST._replace(keep_alive=False),)),
     Message("even if it is no HTTP", _head(b"connection: close") + b"\x00\xff \r\n" * 9,
-            (_POST._replace(keep_alive=False),)),  # fmt: skip
+            (_POST._replace(keep_alive=False),)),
     Message("HTTP/1.0 ends its connection", _head(start=b"GET / HTTP/1.0", host=b"") + _NEXT,
-            (Asked(b"GET", b"/", keep_alive=False),)),  # fmt: skip
+            (Asked(b"GET", b"/", keep_alive=False),)),
     Message(
         "HTTP/1.0 asks to keep it",
         _head(b"connection: keep-alive", start=b"GET / HTTP/1.0", host=b"") + _NEXT,
@@ -131,14 +134,14 @@ GOOD = (
         (Asked(b"POST", b"/", body=b"abc", keep_alive=False),),
     ),
     Message("the absolute form", _head(start=b"GET http://gw:4000/v1?a=b HTTP/1.1"),
-            (Asked(b"GET", b"http://gw:4000/v1?a=b"),)),  # fmt: skip
+            (Asked(b"GET", b"http://gw:4000/v1?a=b"),)),
     Message("the asterisk form", _head(start=b"OPTIONS * HTTP/1.1"), (Asked(b"OPTIONS", b"*"),)),
     Message("an escaped target stays as it came", _head(start=b"GET /a%3A0/%2e%2e?x=%00 HTTP/1.1"),
-            (Asked(b"GET", b"/a%3A0/%2e%2e?x=%00"),)),  # fmt: skip
+            (Asked(b"GET", b"/a%3A0/%2e%2e?x=%00"),)),
     Message("HEAD", _head(start=b"HEAD /v1 HTTP/1.1"), (Asked(b"HEAD", b"/v1"),)),
     Message("an upgrade is not taken up, and ends the connection",
             _head(b"connection: upgrade", b"upgrade: h2c") + _NEXT,
-            (_POST._replace(keep_alive=False),)),  # fmt: skip
+            (_POST._replace(keep_alive=False),)),
     Message("Java posts with an offer of HTTP/2",
             _head(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
                   b"Content-Length: 3") + b"abc" + _NEXT,
@@ -151,21 +154,21 @@ GOOD = (
             _NEXT + _head(b"connection: upgrade", b"upgrade: h2c", b"content-length: 5") + b"abc",
             (_ASKED_NEXT,)),
     Message("CONNECT ends the connection", _head(start=b"CONNECT a:80 HTTP/1.1") + _NEXT,
-            (Asked(b"CONNECT", b"a:80", keep_alive=False),)),  # fmt: skip
+            (Asked(b"CONNECT", b"a:80", keep_alive=False),)),
     Message("expects a 100", _head(b"expect: 100-continue", b"content-length: 3") + b"abc", (_ABC,)),
     Message("a long head under the limit", _head(b"cookie: " + b"c" * 4000),
-            (_POST._replace(headers={b"cookie": b"c" * 4000}),)),  # fmt: skip
+            (_POST._replace(headers={b"cookie": b"c" * 4000}),)),
     Message("many short headers", _head(*(b"x-%d: %d" % (n, n) for n in range(200))),
-            (_POST._replace(headers={b"x-199": b"199"}),)),  # fmt: skip
+            (_POST._replace(headers={b"x-199": b"199"}),)),
     Message("a body at its limit", _head(b"content-length: 1000") + b"x" * 1000,
-            (_POST._replace(body=b"x" * 1000),)),  # fmt: skip
+            (_POST._replace(body=b"x" * 1000),)),
     Message("a chunked body at its limit", _CHUNKED + b"1f4\r\n%b\r\n" % (b"x" * 500) * 2 + b"0\r\n\r\n",
-            (_POST._replace(body=b"x" * 1000),)),  # fmt: skip
+            (_POST._replace(body=b"x" * 1000),)),
     Message("an unfinished head", b"GET /next HTT"),
     Message("an unfinished sized body", _head(b"content-length: 5") + b"abc"),
     Message("an unfinished chunk", _NEXT + _CHUNKED + b"5\r\nab", (_ASKED_NEXT,)),
     Message("unfinished trailers", _CHUNKED + b"3\r\nabc\r\n0\r\nx-t: 1\r\n"),
-)  # fmt: skip
+)
 
 
 def _bad(name: str, raw: bytes, status: int = 400) -> Message:
@@ -271,6 +274,8 @@ BAD = (
     Message("a length that ends within the body", _head(b"content-length: 2") + b"abc /",
             (_POST._replace(body=b"ab"),), 400),
     Message("bytes after the last chunk", _CHUNKED + b"3\r\nabc\r\n0\r\n\r\n" + b"\x00" * 9, (_ABC,), 400),
-)  # fmt: skip
+)
+
+# fmt: on
 
 MESSAGES = GOOD + BAD

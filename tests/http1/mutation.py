@@ -9,9 +9,10 @@ _SEEDS = [message.raw for message in MESSAGES if len(message.raw) < 2000]
 _TOKENS = [
     b"\r\n", b"\n", b"\r", b"\x00", b" ", b"\t", b":", b";", b",", b"\r\n\r\n", b"0\r\n\r\n",
     b"Content-Length: 5\r\n", b"content-length: 0\r\n", b"Transfer-Encoding: chunked\r\n",
-    b"transfer-encoding: gzip\r\n", b"Host: b\r\n", b"Connection: close\r\n", b"expect: 100-continue\r\n",
-    b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", b"ffffffffffffffff",
-    b"-1", b"+", b"0x", b"\x80\xff", b"connection: upgrade\r\nupgrade: x\r\n",
+    b"transfer-encoding: gzip\r\n", b"Host: b\r\n", b"Connection: close\r\n",
+    b"expect: 100-continue\r\n", b"connection: upgrade\r\nupgrade: x\r\n",
+    b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+    b"ffffffffffffffff", b"-1", b"+", b"0x", b"\x80\xff",
 ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from llmrouter.tasks import spawn
 from tests.support.certificates import Authority
 from tests.support.leaks import open_sockets
 from tests.support.receiver import Receiver, calling, origin_at
-from tests.support.upstream import Cut, Stall, Wait, answer, scripted
+from tests.support.upstream import Cut, Play, Stall, Wait, answer, scripted
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio
@@ -31,7 +31,7 @@ async def test_a_connection_is_used_again() -> None:
 
 async def test_the_connection_that_was_used_last_is_used_next() -> None:
     gates = [asyncio.Event() for _ in range(3)]
-    plays = [[Wait(gate), YES] for gate in gates]
+    plays: list[Play] = [[Wait(gate), YES] for gate in gates]
     async with scripted(*plays) as upstream, calling(origin_at(upstream.address)) as caller:
         receivers, connections = [Receiver() for _ in gates], []
         for number, receiver in enumerate(receivers):
@@ -51,7 +51,7 @@ async def test_the_connection_that_was_used_last_is_used_next() -> None:
 async def test_only_so_many_unused_connections_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "IDLE_MAX", 2)
     gate = asyncio.Event()
-    play = [Wait(gate), YES]
+    play: Play = [Wait(gate), YES]
     async with scripted(play) as upstream, calling(origin_at(upstream.address)) as caller:
         receivers = [Receiver() for _ in range(5)]
         for receiver in receivers:
@@ -121,7 +121,7 @@ async def test_a_connection_that_the_upstream_closed_while_unused_is_not_used() 
 
 async def test_a_connection_on_which_something_came_unasked_is_not_used() -> None:
     gate = asyncio.Event()
-    play = [YES, Wait(gate), answer(b"never asked for")]
+    play: Play = [YES, Wait(gate), answer(b"never asked for")]
     async with scripted(play, [YES]) as upstream, calling(origin_at(upstream.address)) as caller:
         await caller.ask()
         gate.set()
@@ -197,7 +197,7 @@ async def test_no_answer_is_a_connect_time_out() -> None:
     loop = asyncio.get_running_loop()
     async with never_accepting() as address, calling(origin_at(address)) as caller:
         began_s, before = loop.time(), open_sockets()
-        with pytest.raises(ConnectTimeout, match="no connection within 0.2 s"):
+        with pytest.raises(ConnectTimeout, match=r"no connection within 0\.2 s"):
             await caller.pool.fresh(0.2)
         assert 0.1 < loop.time() - began_s < 5
         await until(lambda: open_sockets() <= before, "a socket is left")
@@ -313,7 +313,7 @@ async def test_a_stalled_handshake_is_a_connect_time_out_and_leaves_nothing(
 
 
 async def test_over_tls_a_response_that_is_cut_is_lost(authority: Authority) -> None:
-    play = [b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", Cut()]
+    play: Play = [b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", Cut()]
     async with (
         scripted(play, tls=authority.server_context("localhost")) as upstream,
         calling(secure(upstream.address, authority)) as caller,

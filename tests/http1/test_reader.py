@@ -1,3 +1,4 @@
+import itertools
 import random
 import traceback
 from collections.abc import Iterable, Iterator
@@ -70,7 +71,7 @@ def bytewise(raw: bytes) -> Iterator[bytes]:
 
 def cut_at(raw: bytes, places: Iterable[int]) -> list[bytes]:
     edges = [0, *sorted(places), len(raw)]
-    return [raw[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [raw[start:end] for start, end in itertools.pairwise(edges)]
 
 
 def randomly(raw: bytes, chance: random.Random) -> list[bytes]:

@@ -7,7 +7,7 @@ from llmrouter.http1.downstream import WRITE_BUFFER_BYTES, ServerConnection
 from llmrouter.http1.errors import ConnectionLost, HttpError, ResponseError, ResponseTimeout
 from llmrouter.http1.pool import Pool
 from llmrouter.http1.request import Request
-from llmrouter.http1.upstream import HEAD_BYTES_MAX, UpstreamConnection
+from llmrouter.http1.upstream import HEAD_BYTES_MAX, UpstreamConnection, UpstreamTimeouts
 from tests.support.application import HEAD, Script, serving
 from tests.support.raw import connected
 from tests.support.receiver import ASK, Caller, Receiver, calling, origin_at, timeouts
@@ -19,6 +19,7 @@ from tests.support.upstream import (
     Play,
     Reset,
     Stall,
+    Step,
     Wait,
     answer,
     chunk,
@@ -34,9 +35,9 @@ YES = answer(b"yes")
 UNTIL_CLOSED = b"HTTP/1.1 200 OK\r\n\r\nyes"
 
 
-async def play(*steps: bytes | object) -> Receiver:
+async def play(*steps: Step) -> Receiver:
     """What a receiver hears of this play, and nothing of it is left."""
-    async with scripted(steps) as upstream:  # type: ignore[arg-type]  # steps are steps
+    async with scripted(steps) as upstream:
         async with calling(origin_at(upstream.address)) as caller:
             receiver = await caller.ask()
         await until(lambda: upstream.open == 0, "a connection is left")
@@ -94,17 +95,19 @@ async def test_what_one_read_holds_is_delivered_at_once_however_many_chunks_it_i
 
 async def test_each_event_of_a_paced_stream_is_delivered_as_it_comes() -> None:
     gates = [asyncio.Event() for _ in range(3)]
-    steps: list[object] = [stream_head()]
+    steps: list[Step] = [stream_head()]
     for gate in gates:
         steps += [Wait(gate), chunk(b"event")]
-    async with scripted([*steps, LAST_CHUNK]) as upstream:  # type: ignore[list-item]  # steps are steps
-        async with calling(origin_at(upstream.address)) as caller:
-            receiver = Receiver()
-            await caller.send(receiver)
-            for count, gate in enumerate(gates, 1):
-                gate.set()
-                await until(lambda n=count: len(receiver.pieces) == n, "not delivered")  # type: ignore[misc]
-            await receiver.end()
+    async with (
+        scripted([*steps, LAST_CHUNK]) as upstream,
+        calling(origin_at(upstream.address)) as caller,
+    ):
+        receiver = Receiver()
+        await caller.send(receiver)
+        for count, gate in enumerate(gates, 1):
+            gate.set()
+            await until(lambda n=count: len(receiver.pieces) == n, "not delivered")  # type: ignore[misc]
+        await receiver.end()
     assert receiver.body == b"event" * 3
 
 
@@ -146,13 +149,15 @@ async def test_a_connection_is_used_again_only_if_nothing_speaks_against_it(
 
 async def test_surplus_bytes_are_never_the_next_response_even_if_they_come_late() -> None:
     late = asyncio.Event()
-    steps = [YES, Wait(late), answer(b"smuggled")]
-    async with scripted(steps, [answer(b"next")]) as upstream:
-        async with calling(origin_at(upstream.address)) as caller:
-            await caller.ask()
-            late.set()
-            await until(lambda: len(caller.deadlines) == 0, "it is kept")
-            assert (await caller.ask()).body == b"next"
+    steps: Play = [YES, Wait(late), answer(b"smuggled")]
+    async with (
+        scripted(steps, [answer(b"next")]) as upstream,
+        calling(origin_at(upstream.address)) as caller,
+    ):
+        await caller.ask()
+        late.set()
+        await until(lambda: len(caller.deadlines) == 0, "it is kept")
+        assert (await caller.ask()).body == b"next"
 
 
 # ---- responses that do not end well ----------------------------------------------------------
@@ -182,19 +187,21 @@ async def test_a_response_that_is_cut_short_is_lost(raw: bytes, how: Cut | Reset
 
 async def test_a_response_that_only_a_close_may_end_is_lost_in_a_reset() -> None:
     went_on = asyncio.Event()
-    async with scripted([UNTIL_CLOSED, Wait(went_on), Reset()]) as upstream:
-        async with calling(origin_at(upstream.address)) as caller:
-            receiver = Receiver()
-            await caller.send(receiver)
-            await until(lambda: receiver.body == b"yes", "not delivered")
-            went_on.set()
-            await receiver.end()
+    async with (
+        scripted([UNTIL_CLOSED, Wait(went_on), Reset()]) as upstream,
+        calling(origin_at(upstream.address)) as caller,
+    ):
+        receiver = Receiver()
+        await caller.send(receiver)
+        await until(lambda: receiver.body == b"yes", "not delivered")
+        went_on.set()
+        await receiver.end()
     assert receiver.heard[-1] == "lost"
 
 
 async def test_every_place_to_cut_a_stream_is_noticed() -> None:
     raw = stream(b"data: a\n\n", b"data: [DONE]\n\n")
-    plays = [[raw[:at], Cut()] for at in range(len(raw))]
+    plays: list[Play] = [[raw[:at], Cut()] for at in range(len(raw))]
     async with scripted(*plays) as upstream, calling(origin_at(upstream.address)) as caller:
         for _ in plays:
             receiver = await caller.ask()
@@ -256,10 +263,10 @@ async def test_framing_without_end_is_a_response_error(raw: bytes) -> None:
 # ---- stale connections -----------------------------------------------------------------------
 
 
-async def lost_on_reuse(*steps: object) -> HttpError | None:
+async def lost_on_reuse(*steps: Step) -> HttpError | None:
     """How a second request over the same connection is lost."""
     async with (
-        scripted([YES], steps) as upstream,  # type: ignore[arg-type]  # steps are steps
+        scripted([YES], steps) as upstream,
         calling(origin_at(upstream.address)) as caller,
     ):
         await caller.ask()
@@ -269,7 +276,7 @@ async def lost_on_reuse(*steps: object) -> HttpError | None:
 
 
 @pytest.mark.parametrize("how", [Cut(), Reset()], ids=["cut", "reset"])
-async def test_a_reused_connection_lost_before_a_byte_came_back_is_stale(how: object) -> None:
+async def test_a_reused_connection_lost_before_a_byte_came_back_is_stale(how: Cut | Reset) -> None:
     error = await lost_on_reuse(how)
     assert isinstance(error, ConnectionLost)
     assert error.stale
@@ -320,9 +327,11 @@ async def test_a_long_stream_in_single_bytes_is_not_taken_for_framing_without_en
     ],
     ids=["no head", "no body", "interim", "silent", "total before", "total within"],
 )
-async def test_a_silent_upstream_times_out_and_is_reset(steps: Play, limits: object) -> None:
+async def test_a_silent_upstream_times_out_and_is_reset(
+    steps: Play, limits: UpstreamTimeouts
+) -> None:
     async with scripted(steps) as upstream, calling(origin_at(upstream.address)) as caller:
-        receiver = await caller.ask(limits)  # type: ignore[arg-type]  # parametrize knows no types
+        receiver = await caller.ask(limits)
         assert isinstance(receiver.error, ResponseTimeout)
         await until(lambda: upstream.resets == 1, "it was not told")
 
@@ -364,13 +373,13 @@ async def test_a_pause_stops_the_idle_clock_but_not_the_total() -> None:
         clocked.receive(stream_head() + chunk(b"x"), at_s=101)
         clocked.connection.pause()
         clocked.connection.pause()
-        assert not clocked.transport.reading
+        assert not clocked.transport.is_reading()
         assert clocked.connection.deadline == 200
         assert clocked.receive(chunk(b"in flight"), at_s=102) == 200
         clocked.loop.now_s = 150.0
         clocked.connection.resume()
         clocked.connection.resume()
-        assert clocked.transport.reading
+        assert clocked.transport.is_reading()
         assert clocked.connection.deadline == 155
         clocked.receive(LAST_CHUNK, at_s=151)
         assert clocked.receiver.heard[-1] == "end"
@@ -383,15 +392,15 @@ async def test_a_response_that_ends_while_paused_leaves_a_connection_that_reads(
         clocked.connection.pause()
         clocked.receive(LAST_CHUNK, at_s=102)
         assert clocked.receiver.heard[-1] == "end"
-        assert clocked.transport.reading
+        assert clocked.transport.is_reading()
         clocked.connection.pause()
-        assert clocked.transport.reading
+        assert clocked.transport.is_reading()
         assert caller.pool.take() is clocked.connection
 
 
 async def test_a_pause_over_a_real_connection_outlasts_the_idle_time_out() -> None:
     more = asyncio.Event()
-    steps = [stream_head(), chunk(b"a"), Wait(more), chunk(b"b"), LAST_CHUNK]
+    steps: Play = [stream_head(), chunk(b"a"), Wait(more), chunk(b"b"), LAST_CHUNK]
     async with scripted(steps) as upstream, calling(origin_at(upstream.address)) as caller:
         receiver = Receiver()
         connection = await caller.connection()
@@ -479,7 +488,7 @@ async def test_the_next_request_may_be_sent_as_the_last_response_ends() -> None:
 
 async def test_the_rest_of_a_response_may_be_handed_over() -> None:
     rest = asyncio.Event()
-    steps = [stream_head(), chunk(b"a"), Wait(rest), chunk(b"b"), LAST_CHUNK]
+    steps: Play = [stream_head(), chunk(b"a"), Wait(rest), chunk(b"b"), LAST_CHUNK]
     async with scripted(steps) as upstream, calling(origin_at(upstream.address)) as caller:
         first, second = Receiver(), Receiver()
         connection = await caller.send(first)
@@ -583,7 +592,7 @@ READ_BYTES = 256 * 1024
 
 async def test_a_slow_client_slows_the_upstream_and_little_is_held() -> None:
     piece, count = b"x" * 50_000, 200
-    steps = [stream_head(), *[chunk(piece)] * count, LAST_CHUNK]
+    steps: Play = [stream_head(), *[chunk(piece)] * count, LAST_CHUNK]
     async with scripted(steps) as upstream, calling(origin_at(upstream.address)) as caller:
         relaying = Relaying(caller.pool)
         async with (
@@ -605,15 +614,16 @@ async def test_a_slow_client_slows_the_upstream_and_little_is_held() -> None:
 
 
 async def test_an_upstream_that_is_cut_cuts_the_client_and_never_looks_whole() -> None:
-    steps = [stream_head(), chunk(b"data: a\n\n"), Cut()]
-    async with scripted(steps) as upstream, calling(origin_at(upstream.address)) as caller:
-        async with (
-            serving(Script(Relaying(caller.pool))) as running,
-            connected(running.address) as client,
-        ):
-            await client.send(GET)
-            response = await client.response()
-            assert (response.body, response.whole) == (b"data: a\n\n", False)
+    steps: Play = [stream_head(), chunk(b"data: a\n\n"), Cut()]
+    async with (
+        scripted(steps) as upstream,
+        calling(origin_at(upstream.address)) as caller,
+        serving(Script(Relaying(caller.pool))) as running,
+        connected(running.address) as client,
+    ):
+        await client.send(GET)
+        response = await client.response()
+        assert (response.body, response.whole) == (b"data: a\n\n", False)
 
 
 Steps = list[tuple[str, Play, Callable[[Relay], bool]]]

@@ -51,7 +51,7 @@ def open_sockets() -> set[str]:
 
 def other_tasks() -> set[asyncio.Task[Any]]:
     """Every task of the running loop but the one that asks."""
-    return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]  # never None here
+    return asyncio.all_tasks() - {asyncio.current_task()}
 
 
 def _only(sockets: set[str]) -> bool:

@@ -13,7 +13,7 @@ class FakeTransport(asyncio.Transport):
     def __init__(self, *, unsent_bytes: int = 0) -> None:
         super().__init__()
         self.writes: list[bytes] = []
-        self.reading = True
+        self._reading = True
         self.closed = False
         self.aborted = False
         self.ended = False
@@ -30,7 +30,7 @@ class FakeTransport(asyncio.Transport):
         self.writes.clear()
         return written
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:  # type: ignore[override]  # no buffers here
+    def write(self, data: bytes | bytearray | memoryview) -> None:
         self.writes.append(bytes(data))
 
     def get_write_buffer_size(self) -> int:
@@ -39,13 +39,16 @@ class FakeTransport(asyncio.Transport):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self.high_water_bytes = high
 
+    def is_reading(self) -> bool:
+        return self._reading
+
     def pause_reading(self) -> None:
-        assert self.reading, "reading is paused already"
-        self.reading = False
+        assert self._reading, "reading is paused already"
+        self._reading = False
 
     def resume_reading(self) -> None:
-        assert not self.reading, "reading is not paused"
-        self.reading = True
+        assert not self._reading, "reading is not paused"
+        self._reading = True
 
     def is_closing(self) -> bool:
         return self.closed or self.aborted
@@ -66,7 +69,7 @@ class FakeTransport(asyncio.Transport):
         return default
 
 
-class FakeLoop(asyncio.AbstractEventLoop):
+class FakeLoop(asyncio.BaseEventLoop):
     """Only its clock and its timers; every other use is an error."""
 
     def __init__(self, now_s: float = 1000.0) -> None:
@@ -79,11 +82,14 @@ class FakeLoop(asyncio.AbstractEventLoop):
     def get_debug(self) -> bool:
         return False
 
+    def is_closed(self) -> bool:
+        return True
+
     def call_later(
         self,
         delay: float,
         callback: Callable[[Unpack[Arguments]], object],
-        *args: Unpack[Arguments],
+        *args: *Arguments,
         context: Any = None,
     ) -> asyncio.TimerHandle:
         timer = asyncio.TimerHandle(self.now_s + delay, callback, args, self)
