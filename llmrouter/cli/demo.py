@@ -121,7 +121,9 @@ def _free_port() -> int:
 
 def _show(console: Console, address: str, key: str, state: str) -> None:
     """Make one streamed call, as any client would, then say how to make more."""
-    console.print(f"llmrouter serves on [bold]http://{address}[/bold]; its state is {state}\n")
+    console.print(
+        f"llmrouter serves on [bold]http://{address}[/bold]; its state is {state}\n", soft_wrap=True
+    )
     console.print(f"[dim]you:[/dim]  {_QUESTION}\n[dim]demo:[/dim] ", end="")
     try:
         for piece in _ask(address, key):

@@ -113,6 +113,7 @@ def server(settings: Settings, start: Start, serves: Gateway) -> Server:
             connections=connections,
             head_bytes=limits.head_bytes,
             body_bytes=limits.body_bytes,
+            buffered_bytes=max(limits.body_bytes, share(limits.buffered_bytes, start.workers)),
             head_s=timeouts.head,
             body_s=timeouts.body,
             idle_s=timeouts.idle,

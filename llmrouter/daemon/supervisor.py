@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -27,7 +28,7 @@ from llmrouter.config.addresses import DEMO_URL, listen_addresses
 from llmrouter.config.credentials import credentials
 from llmrouter.config.load import workers as worker_count
 from llmrouter.config.schema import Config, Settings
-from llmrouter.daemon import children, keydesk, listeners, unix
+from llmrouter.daemon import children, keydesk, listeners, notify, unix
 from llmrouter.daemon.channel import Applied, Channel, Drain, Keys, Ready, Start
 from llmrouter.daemon.children import Child
 from llmrouter.daemon.control import ControlServer
@@ -66,7 +67,7 @@ class Supervisor:
             for upstream in config.upstreams.values()
             if upstream.credential is not None and upstream.credential.env is not None
         ]
-        self._environ = children.environment(hidden)
+        self._environ = children.environment([*hidden, notify.VARIABLE])
         self._book = KeyBook(state.store, KeyDigest(state.digest_key))
         self._started_at_s = int(_wall())
         self._listeners: list[socket.socket] = []
@@ -88,6 +89,7 @@ class Supervisor:
         """Serve until a signal says to stop; raises StartError, ListenError."""
         if (tls := self._config.server.tls) is not None:
             listeners.tls_context(tls.cert, tls.key)  # that a worker could not serve with it
+        _raise_descriptor_limit()
         with contextlib.ExitStack() as stack:
             stack.callback(self._close_listeners)
             self._listeners = listeners.bind(listen_addresses(self._config.server))
@@ -105,6 +107,7 @@ class Supervisor:
             keepers = self._start_children()
             try:
                 if await self._until_serving():
+                    _notify(notify.READY)
                     on_ready(self)
                     await self._stopping.wait()
             finally:
@@ -165,6 +168,7 @@ class Supervisor:
 
     async def _stop_children(self, keepers: Iterable[asyncio.Task[None]]) -> None:
         """Have workers drain, wait as long as they may take, then kill what is left."""
+        _notify(notify.STOPPING)
         for child in self._children:
             child.stopping = True
         self._close_listeners()
@@ -314,6 +318,20 @@ class _Worker:
             self._channel.send(Drain())
         elif self.child.process is not None:
             self.child.signal(signal.SIGTERM)
+
+
+def _raise_descriptor_limit() -> None:
+    """Have as many descriptors as we may: each call takes two. Children inherit the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _notify(state: str) -> None:
+    try:
+        notify.notify(state)
+    except OSError as error:
+        _log.warning("the service manager cannot be told %s: %s", state, error.strerror)
 
 
 def _ids(keys: Iterable[IssuedKey]) -> str:

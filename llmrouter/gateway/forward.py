@@ -53,6 +53,7 @@ class Forwarder:
             _send(connection, head, body)
             await _arrived(reply)
         if reply.error is not None and reply.is_lost():
+            reply.close()  # where the journal failed, the connection is still waiting
             raise translated(reply.error, exchange)
         meter.first_byte()
         return reply

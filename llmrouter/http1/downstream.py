@@ -92,7 +92,7 @@ class ServerConnection(asyncio.Protocol):
         self._loop = server.loop
         # for the connection
         self._transport: asyncio.Transport | None = None
-        self._reader = RequestReader(self, server.settings)
+        self._reader = RequestReader(self, server.settings, server.buffered)
         self._ready: deque[tuple[Request, Exchange]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -171,6 +171,9 @@ class ServerConnection(asyncio.Protocol):
         self._transport = None
         self.deadline = NEVER
         self._server.lost(self)
+        for request in (self._reader.unfinished(), *(request for request, _ in self._ready)):
+            if request is not None:
+                request.drop_body()
         if self._probe is not None:
             self._probe.cancel()
         if self._request is not None:
@@ -322,7 +325,7 @@ class ServerConnection(asyncio.Protocol):
     def _enqueue(self, request: Request, exchange: Exchange) -> None:
         self._ready.append((request, exchange))
         if self._task is None:
-            self._task = self._server.spawn(self._run(), name="downstream connection")
+            self._task = self._server.start(self._run())
         else:
             self._wake()
 
@@ -356,6 +359,7 @@ class ServerConnection(asyncio.Protocol):
     def _end_exchange(self, request: Request) -> None:
         self._request = None
         self._on_writable = None
+        request.drop_body()
         if self._transport is None or self._lingering:
             return
         if not self._responded:

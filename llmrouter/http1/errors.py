@@ -11,7 +11,7 @@ class MessageError(HttpError):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
-        """400, 408, 413 or 431."""
+        """400, 408, 413, 431 or 503."""
         self.reason = reason
 
 

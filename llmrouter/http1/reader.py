@@ -20,7 +20,7 @@ from typing import Protocol
 import httptools
 
 from llmrouter.http1.errors import MessageError
-from llmrouter.http1.request import Request, path_of
+from llmrouter.http1.request import Buffered, Request, path_of
 
 FRAMING_BYTES_MAX = 4096
 """Of a chunked body, bytes in a row that carry nothing: real chunk lines are under 20 bytes."""
@@ -61,6 +61,7 @@ class RequestReader:
     __slots__ = (
         "_barren_bytes",
         "_body_follows",
+        "_buffered",
         "_chunked",
         "_completed",
         "_error",
@@ -77,7 +78,11 @@ class RequestReader:
         "ended",
     )
 
-    def __init__(self, receiver: RequestReceiver, limits: RequestLimits) -> None:
+    def __init__(
+        self, receiver: RequestReceiver, limits: RequestLimits, buffered: Buffered
+    ) -> None:
+        # for the process
+        self._buffered = buffered
         # for the connection
         self._receiver = receiver
         self._limits = limits
@@ -183,7 +188,9 @@ class RequestReader:
             self._headers = request.headers
             self._head_bytes = _REQUEST_LINE_BYTES
         else:
-            self._request.target += url
+            request = self._request
+            request.target += url
+            request.path = path_of(request.target)
         self._head_bytes += len(url)
         if self._head_bytes > self._limits.head_bytes:
             raise self._refuse(_head_too_large(self._limits.head_bytes))
@@ -210,7 +217,6 @@ class RequestReader:
         """The head is complete: whatever makes a request unfit to be served is refused here."""
         request = self._request
         assert request is not None
-        request.path = path_of(request.target)
         request.method = self._parser.get_method()
         self._check_version(request)
         headers = request.headers
@@ -232,11 +238,12 @@ class RequestReader:
         request = self._request
         assert request is not None
         self._parts += 1
-        request.body_bytes += len(piece)
+        if not request.wants_body:
+            request.body_bytes += len(piece)
+        else:
+            self._hold(request, piece)
         if request.body_bytes > self._limits.body_bytes:
             raise self._refuse(_body_too_large(self._limits.body_bytes))
-        if request.wants_body:
-            request.pieces.append(piece)
 
     def on_message_complete(self) -> None:
         """The request is whole; the next byte begins another one, if the connection goes on."""
@@ -252,6 +259,15 @@ class RequestReader:
         if not request.keep_alive:
             self.ended = True
         self._receiver.request_complete(request)
+
+    def _hold(self, request: Request, piece: bytes) -> None:
+        buffered = request.buffered = self._buffered
+        request.body_bytes += len(piece)
+        request.pieces.append(piece)
+        buffered.bytes += len(piece)
+        if buffered.bytes > buffered.bytes_max:
+            reason = f"all bodies in memory are longer than {buffered.bytes_max} bytes together"
+            raise self._refuse(MessageError(503, f"{reason}; try again shortly"))
 
     def _check_version(self, request: Request) -> None:
         version = self._parser.get_http_version()

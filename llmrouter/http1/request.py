@@ -1,11 +1,25 @@
 """One downstream request, as the reader fills it and the application reads it."""
 
 
+class Buffered:
+    """The bodies that one server holds in memory, together."""
+
+    __slots__ = ("bytes", "bytes_max")
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes = 0
+        self.bytes_max = bytes_max
+
+    def __repr__(self) -> str:
+        return f"<Buffered {self.bytes} of {self.bytes_max}>"
+
+
 class Request:
     """One HTTP request: its head, then its body as it grows."""
 
     __slots__ = (
         "body_bytes",
+        "buffered",
         "complete",
         "expects_continue",
         "headers",
@@ -20,7 +34,7 @@ class Request:
 
     def __init__(self, target: bytes) -> None:
         self.target = target
-        self.path = b""
+        self.path = path_of(target)
         """Of the target: without the query, and without the origin of an absolute form."""
         self.method = b""
         self.minor_version = 1
@@ -34,6 +48,8 @@ class Request:
         self.body_bytes = 0
         self.pieces: list[bytes] = []
         """The body as it came; read `body` for the whole."""
+        self.buffered: Buffered | None = None
+        """Where the body is counted as held, while it is."""
 
     @property
     def body(self) -> bytes:
@@ -46,7 +62,10 @@ class Request:
         return whole
 
     def drop_body(self) -> None:
-        """Forget the body: it has been passed on, and is not needed again."""
+        """Forget the body, if it is still held: it is not needed again."""
+        if self.buffered is not None:
+            self.buffered.bytes -= self.body_bytes
+            self.buffered = None
         self.pieces = []
 
     def __repr__(self) -> str:

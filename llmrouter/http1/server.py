@@ -9,7 +9,7 @@ import msgspec
 from llmrouter.http1.deadlines import Deadlines
 from llmrouter.http1.downstream import Exchange, ServerConnection
 from llmrouter.http1.errors import MessageError
-from llmrouter.http1.request import Request
+from llmrouter.http1.request import Buffered, Request
 
 SWEEP_EVERY_S = 0.1
 
@@ -21,6 +21,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How many may stand at once; one more is told so and closed."""
     head_bytes: int
     body_bytes: int
+    buffered_bytes: int
+    """Of all bodies held in memory together."""
     head_s: float
     """From the first byte of a request (or the accept) to the end of its head."""
     body_s: float
@@ -53,12 +55,14 @@ class Server:
         self, application: Application, spawn: Spawn, settings: ServerSettings, *, full: bytes
     ) -> None:
         self.application = application
-        self.spawn = spawn
+        self._spawn = spawn
         self.settings = settings
         self.loop = asyncio.get_running_loop()
         self.deadlines = Deadlines(self.loop, SWEEP_EVERY_S)
         self.connections: set[ServerConnection] = set()
+        self.buffered = Buffered(settings.buffered_bytes)
         self.draining = False
+        self._tasks: set[asyncio.Task[None]] = set()
         self._full = full
         """A whole response for a connection over the limit."""
         self._emptied = asyncio.Event()
@@ -82,16 +86,25 @@ class Server:
             connection.drain()
 
     async def emptied(self) -> None:
-        """Wait until no connection is left."""
+        """Wait until no connection is left, and every exchange has put its books in order."""
         while self.connections:
             self._emptied.clear()
             await self._emptied.wait()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     def abort(self) -> None:
         """Reset every connection that is left, and stop the timer."""
         for connection in list(self.connections):
             connection.abort()
         self.deadlines.close()
+
+    def start(self, serving: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a connection's task."""
+        task = self._spawn(serving, name="downstream connection")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def opened(self, connection: ServerConnection) -> None:
         """Count a connection, and watch its deadline."""

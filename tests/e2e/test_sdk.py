@@ -45,7 +45,7 @@ CHAT: dict[str, dict[str, Any]] = {
     "an unknown parameter": {"extra_body": {"never_heard_of": {"a": [1, 2.50, None]}}},
     "another name": {"model": "house"},
 }
-CHANGES_BY_ITSELF = {"id", "created", "created_at", "item_id", "completed_at"}
+CHANGES_BY_ITSELF = {"id", "created", "created_at", "item_id", "call_id", "completed_at"}
 """Members that differ between two calls to the same upstream."""
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from llmrouter.http1.request import Request, path_of
+from llmrouter.http1.request import Request
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from llmrouter.http1.request import Request, path_of
     ],
 )
 def test_the_path_is_the_target_without_origin_and_query(target: bytes, path: bytes) -> None:
-    assert path_of(target) == path
+    assert Request(target).path == path
 
 
 @pytest.mark.parametrize(

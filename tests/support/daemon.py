@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,7 +65,13 @@ def create_key(config: Path, *options: str) -> dict[str, Any]:
 class Daemon:
     """A running `llmrouter serve`."""
 
-    def __init__(self, config: Path, *, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        config: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
         self.config = config
         self.stopped = False
         self.log_path = config.parent / "serve.log"
@@ -76,10 +82,11 @@ class Daemon:
                 stderr=log,
                 env={**os.environ, **(env or {})},
                 start_new_session=True,
+                pass_fds=pass_fds,
             )
         self.address = self._wait_until_serving()
         self.host, _, port = self.address.rpartition(":")
-        self.port = int(port)
+        self.port = int(port) if port.isdigit() else 0  # a Unix socket has none
 
     @property
     def base_url(self) -> str:
@@ -158,9 +165,10 @@ def serving(
     *,
     workers: int = 1,
     env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[Daemon]:
     """Serve `settings` while the `with` lasts; it must then stop cleanly."""
-    daemon = Daemon(write_config(directory, settings, workers=workers), env=env)
+    daemon = Daemon(write_config(directory, settings, workers=workers), env=env, pass_fds=pass_fds)
     try:
         yield daemon
         if not daemon.stopped:

@@ -105,7 +105,8 @@ class Pause(asyncio.Event):
     """Lets everybody else do what they can, then a play goes on."""
 
     async def wait(self) -> Literal[True]:
-        await asyncio.sleep(0.001)
+        for _ in range(20):
+            await asyncio.sleep(0)
         return True
 
 

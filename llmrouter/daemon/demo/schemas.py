@@ -66,12 +66,10 @@ class _Filler:
 
     def _object(self, schema: Schema, depth: int) -> Schema:
         properties = _dict(schema.get("properties"))
-        names = _list(schema.get("required"))
+        names = [name for name in _list(schema.get("required")) if isinstance(name, str)]
         if depth <= OPTIONAL_DEPTH_MAX:
             names = [*properties, *(name for name in names if name not in properties)]
-        return {
-            str(name): self.value(properties.get(name, {}), str(name), depth + 1) for name in names
-        }
+        return {name: self.value(properties.get(name, {}), name, depth + 1) for name in names}
 
     def _array(self, schema: Schema, name: str, depth: int) -> list[Any]:
         first = _list(schema.get("prefixItems"))

@@ -18,6 +18,7 @@ SETTINGS = ServerSettings(
     connections=20_000,
     head_bytes=64 * 1024,
     body_bytes=64 * 1024 * 1024,
+    buffered_bytes=1024 * 1024 * 1024,
     head_s=30,
     body_s=60,
     idle_s=300,  # longer than a pool in front keeps a connection, so that we never close first

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import msgspec
@@ -92,9 +92,3 @@ def data(stream: bytes) -> list[Any]:
 def decoded(body: bytes) -> Any:
     """A plain answer."""
     return msgspec.json.decode(body)
-
-
-def made(answer: Callable[[], bytes]) -> Any:
-    """What the last event of a stream carries, or `[DONE]`."""
-    (found,) = data(answer())
-    return found

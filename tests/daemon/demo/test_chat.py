@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageFunctionToolCall
 
 from llmrouter.daemon.demo import answers, tokens
 from llmrouter.daemon.demo.directives import NONE, Directives
@@ -163,7 +164,8 @@ def test_every_text_of_the_prompt_counts() -> None:
 
 @pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
 def test_the_text_ends_at_max_tokens(limit: str) -> None:
-    made = plain(**{limit: 3})
+    limited: dict[str, Any] = {limit: 3}
+    made = plain(**limited)
 
     assert made["choices"][0]["message"]["content"] == "This is the "
     assert made["choices"][0]["finish_reason"] == "length"
@@ -178,7 +180,7 @@ def test_the_text_ends_at_a_stop_sequence() -> None:
 
 @pytest.mark.parametrize("tool_choice", [None, "auto", "required", "unset"])
 def test_a_user_with_tools_gets_a_call_of_the_first(tool_choice: str | None) -> None:
-    chosen = {} if tool_choice == "unset" else {"tool_choice": tool_choice}
+    chosen: dict[str, Any] = {} if tool_choice == "unset" else {"tool_choice": tool_choice}
     choice = plain(tools=[WEATHER, CLOCK], **chosen)["choices"][0]
 
     assert choice["finish_reason"] == "tool_calls"
@@ -319,9 +321,10 @@ async def test_the_sdk_reads_calls_of_tools() -> None:
 
     for completion in (whole, built):
         (choice,) = completion.choices
-        (call,) = choice.message.tool_calls or ()
+        assert choice.message.tool_calls is not None
+        (call,) = choice.message.tool_calls
         assert choice.finish_reason == "tool_calls"
-        assert call.type == "function"
+        assert isinstance(call, ChatCompletionMessageFunctionToolCall)
         assert (call.function.name, call.function.arguments) == ("get_weather", ARGUMENTS)
 
 

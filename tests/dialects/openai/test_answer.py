@@ -42,6 +42,10 @@ def responses() -> ResponseTap:
         (b'{"usage":{"prompt_tokens":null,"completion_tokens":null}}', None),
         (b'{"usage":{"prompt_tokens":3.0,"completion_tokens":5.0}}', READ),
         (b'{"usage":{"prompt_tokens":3,"completion_tokens":5,"x":"\xff"}}', READ),
+        (
+            b'{"usage":{"prompt_tokens":3,"completion_tokens":%d}}' % (10**13),
+            Usage(prompt_tokens=3),
+        ),
         (b"{}", None),
         (b"[]", None),
         (b"null", None),
@@ -154,6 +158,8 @@ def test_the_usage_event_goes_only_to_those_who_asked() -> None:
         b'data: {"usage":' + USAGE + b',"choices":[{"delta":{"content":"last words"}}]}\n\n',
         b'data: {"usage":' + USAGE + b"}\n\n",
         b'data: {"choices":null,"usage":' + USAGE + b"}\n\n",
+        b'data: {"choices":{},"usage":' + USAGE + b"}\n\n",
+        b'data: {"choices":"","usage":' + USAGE + b"}\n\n",
         b'data: {"error":{"message":"out of memory"},"choices":[],"usage":' + USAGE + b"}\n\n",
         b': note\nid: 7\nevent: x\ndata: {"choices":[{}],"usage":' + USAGE + b"}\n\n",
     ],
@@ -360,6 +366,15 @@ def test_what_is_not_the_end_of_a_response(event: bytes) -> None:
     assert tap.feed(event) == event
     assert not tap.complete
     assert tap.usage is None
+
+
+def test_only_the_end_of_a_response_is_looked_into() -> None:
+    """What else may be wrong in a block is for the caller to see."""
+    tap = responses()
+    block = b'data: {"cut\n\n' + event_of(b"response.completed", b"{}") + DONE
+
+    assert tap.feed(block) == block
+    assert tap.complete
 
 
 def test_a_cut_end_of_a_response_is_refused() -> None:

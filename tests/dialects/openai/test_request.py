@@ -155,6 +155,13 @@ def test_what_goes_upstream(operation: Operation, body: bytes, sent: bytes) -> N
     assert upstream_body(call, "b") == sent
 
 
+def test_embeddings_are_never_streamed() -> None:
+    """So their answer is read as a plain one, whatever the caller wrote."""
+    call = asked(b'{"model":"a","stream":true,"stream_options":1}', EMBEDDING)
+
+    assert (call.stream, call.wants_usage) == (False, False)
+
+
 @pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
 def test_a_large_body_is_changed_like_a_small_one(separators: tuple[str, str]) -> None:
     """FR-008: four megabytes are an ordinary body of an agent with pictures."""
@@ -204,6 +211,8 @@ def test_a_name_that_occurs_twice_is_refused_in_every_disguise(
         b'{"model":"a","\xc3\xa9":1,"\\u00e9":1}',
         b'{"model":"a","\\ud83d\\ude00":1,"\xf0\x9f\x98\x80":1}',
         b'{"x":"}","model":"a","x":"{\\"model\\":\\"b\\"}"}',
+        # the second value of x is as long as all that stands between the first and its own `,"n":`
+        b'{"model":"m","x":0,"n":12,"x":{"y":1      ,"n":7}}',
     ],
 )
 def test_names_that_occur_twice(body: bytes) -> None:

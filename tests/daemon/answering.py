@@ -1,0 +1,186 @@
+"""A model server for tests of processes: real, in threads of the test, held back when it is asked.
+
+It answers at once, but for a stream of the model `m-held`: that stops after its first event until
+`go_on` is set.
+"""
+
+import http.client
+import http.server
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+from tests.support.daemon import Daemon, Settings
+
+PIECES = ("Hello", ", ", "world")
+ANSWER = {
+    "id": "x", "object": "chat.completion", "created": 1, "model": "m",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello, world"},
+                 "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6},
+}  # fmt: skip
+DONE = b"data: [DONE]\n\n"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: "ModelServer"
+
+    def do_POST(self) -> None:  # noqa: N802 - its name is given
+        call = msgspec.json.decode(self.rfile.read(int(self.headers["content-length"])))
+        self.server.authorizations.append(self.headers.get("authorization"))
+        if not call.get("stream"):
+            body = msgspec.json.encode(ANSWER)
+            self._head("application/json", f"content-length: {len(body)}")
+            self.wfile.write(body)
+            return
+        self._head("text/event-stream", "transfer-encoding: chunked")
+        for piece in PIECES:
+            delta = {"index": 0, "delta": {"content": piece}, "finish_reason": None}
+            event = {"id": "x", "object": "chat.completion.chunk", "choices": [delta]}
+            self._chunk(b"data: %b\n\n" % msgspec.json.encode(event))
+            if call["model"] == "m-held":
+                self.server.go_on.wait(60)
+        self._chunk(DONE)
+        self._chunk(b"")
+
+    def _head(self, kind: str, framing: str) -> None:
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\n{framing}\r\n\r\n"
+        self.wfile.write(head.encode())
+
+    def _chunk(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+class ModelServer(http.server.ThreadingHTTPServer):
+    """The server, and what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.daemon_threads = True
+        self.go_on = threading.Event()
+        self.authorizations: list[str | None] = []
+
+    @property
+    def url(self) -> str:
+        """The base URL that it is reached by."""
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def settings(self, upstream: Mapping[str, object] | None = None, **tables: Any) -> Settings:
+        """A router.toml that serves `m`, and `m-…`, by this server."""
+        return {
+            "upstreams": {"up": {"url": self.url, **(upstream or {})}},
+            "models": {
+                "m": {"deployments": [{"upstream": "up"}]},
+                "m-*": {"deployments": [{"upstream": "up"}]},
+            },
+            "orgs": {"acme": {}},
+            **tables,
+        }
+
+    def handle_error(self, *_: object) -> None:
+        """A connection was cut, which the tests of the other side look at."""
+
+
+@contextmanager
+def model_server() -> Iterator[ModelServer]:
+    """Run one."""
+    server = ModelServer()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.go_on.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class Answer(NamedTuple):
+    """What a caller got."""
+
+    status: int
+    body: bytes
+
+    @property
+    def code(self) -> str | None:
+        """Of an error of ours."""
+        found: str | None = msgspec.json.decode(self.body)["error"]["code"]
+        return found
+
+
+def send(
+    connection: http.client.HTTPConnection, key: str, *, model: str = "m", stream: bool = False
+) -> None:
+    """Send a call, and do not wait for its answer."""
+    call = {"model": model, "stream": stream, "messages": [{"role": "user", "content": "Hi"}]}
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    connection.request("POST", "/v1/chat/completions", msgspec.json.encode(call), headers)
+
+
+def call(daemon: Daemon, key: str, *, model: str = "m", stream: bool = False) -> Answer:
+    """One call on a connection of its own."""
+    connection = daemon.connection()
+    try:
+        send(connection, key, model=model, stream=stream)
+        response = connection.getresponse()
+        return Answer(response.status, response.read())
+    finally:
+        connection.close()
+
+
+def begin_stream(daemon: Daemon, key: str) -> http.client.HTTPResponse:
+    """A stream that is held after its first event, which has been read."""
+    connection = daemon.connection()
+    send(connection, key, model="m-held", stream=True)
+    response = connection.getresponse()
+    assert response.status == 200
+    assert b"Hello" in response.readline()
+    return response
+
+
+def whole(rest: bytes) -> bool:
+    """Whether this is all that follows the first event of a stream."""
+    return rest.count(b'"content"') == len(PIECES) - 1 and rest.endswith(DONE)
+
+
+def worker_of(daemon: Daemon, status: int) -> set[str]:
+    """The workers that answered so, by the log."""
+    lines = [line for line in daemon.log.splitlines() if f" status={status} " in line]
+    return {line.partition("process=")[2].partition(" ")[0] for line in lines}
+
+
+def listening(daemon: Daemon) -> bool:
+    """Whether a new connection is taken."""
+    connection = daemon.connection()
+    try:
+        connection.connect()
+    except ConnectionRefusedError:
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+def holds(path: Path, text: bytes) -> bool:
+    """Whether a file of /proc holds `text`; a process that has gone holds nothing."""
+    try:
+        return text in path.read_bytes()
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[ModelServer]:
+    """One model server for the tests of a file; `go_on` is cleared for each that holds a stream."""
+    with model_server() as server:
+        yield server

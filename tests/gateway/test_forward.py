@@ -1,0 +1,501 @@
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from llmrouter.gateway.forward import JOINED_BODY_BYTES_MAX
+from llmrouter.http1.upstream import UpstreamTimeouts
+from llmrouter.metering.journal import journal_paths
+from llmrouter.metering.replay import pair
+from llmrouter.routing.deployment import Deployment
+from llmrouter.tasks import spawn
+from tests.support.application import settings
+from tests.support.gateway import CREDENTIAL, Stage, asking, error_of, shown, staged
+from tests.support.upstream import Cut, Play, Reset, Stall, Wait, answer, chunk, stream, stream_head
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.asyncio
+
+OK = answer(b'{"usage":{"prompt_tokens":1}}')
+STREAM = stream(b"data: {}\n\n", b"data: [DONE]\n\n")
+
+
+# ---- what goes upstream ----------------------------------------------------------------------
+
+
+NOT_UP = [
+    b"x-api-key: sk-another",
+    b"api-key: sk-another",
+    b"cookie: session=1",
+    b"openai-organization: org-theirs",
+    b"openai-project: proj-theirs",
+    b"x-forwarded-for: 10.0.0.1",
+    b"x-forwarded-host: inside",
+    b"forwarded: for=10.0.0.1",
+    b"connection: keep-alive, x-hop",
+    b"keep-alive: timeout=5",
+    b"x-hop: 1",
+    b"te: trailers",
+    b"trailer: x-end",
+    b"proxy-authorization: Basic eDp5",
+    b"proxy-connection: keep-alive",
+    b"accept-encoding: gzip, br",
+    b"x-stainless-os: Linux",
+    b"x-request-id: mine",
+    b"origin: http://evil.test",
+    b"referer: http://inside.test",
+    b"range: bytes=0-5",
+    b"upgrade: h2c",
+    b"http2-settings: AAMAAABkAAQAAP__",
+    b"x-http-method-override: DELETE",
+]
+UP = [
+    b"Content-Type: application/json",
+    b"accept: text/event-stream",
+    b"User-Agent: test/1.0",
+    b"openai-beta: assistants=v2",
+    b"idempotency-key: once",
+]
+
+
+async def test_only_known_headers_go_up_and_our_credential_in_place_of_the_callers_key(
+    tmp_path: Path,
+) -> None:
+    async with staged(tmp_path, [OK]) as stage, stage.connected() as client:
+        await client.send(stage.chat(*NOT_UP, *UP))
+        assert (await shown(client)).status == 200
+        (seen,) = stage.upstream.seen
+        host = f"{stage.upstream.address[0]}:{stage.upstream.address[1]}"
+        assert seen.headers == {
+            b"host": host.encode(),
+            b"authorization": b"Bearer " + CREDENTIAL.encode(),
+            b"accept-encoding": b"identity",
+            b"content-type": b"application/json",
+            b"accept": b"text/event-stream",
+            b"user-agent": b"test/1.0",
+            b"openai-beta": b"assistants=v2",
+            b"idempotency-key": b"once",
+            b"content-length": b"%d" % len(seen.body),
+        }
+
+
+async def test_a_body_goes_up_as_it_is_but_for_the_model(tmp_path: Path) -> None:
+    async with staged(tmp_path, [OK]) as stage:
+        await stage.ask(stage.chat(model="same", seed=7))
+        await stage.ask(stage.chat(model="gpt", seed=7))
+        await stage.ask(stage.chat(model="same", seed=7, stream=True))
+        plain, renamed, streamed = [seen.body for seen in stage.upstream.seen]
+        assert plain == asking("same", seed=7)
+        assert renamed == asking("gpt-real", seed=7)
+        assert msgspec.json.decode(streamed) == {
+            **msgspec.json.decode(asking("same", seed=7, stream=True)),
+            "stream_options": {"include_usage": True},
+        }
+
+
+@pytest.mark.parametrize("size", [JOINED_BODY_BYTES_MAX, JOINED_BODY_BYTES_MAX + 1, 5_000_000])
+async def test_a_large_body_goes_up_whole(tmp_path: Path, size: int) -> None:
+    limits = settings(body_bytes=10_000_000)
+    async with staged(tmp_path, [OK], limits=limits) as stage:
+        body = asking("same", pad="")
+        pad = "x" * (size - len(body))
+        response = await stage.ask(stage.chat(model="same", pad=pad))
+        assert response.status == 200
+        assert len(stage.upstream.seen[0].body) == size
+        assert stage.upstream.seen[0].body == asking("same", pad=pad)
+
+
+async def test_a_body_in_chunks_goes_up_sized(tmp_path: Path) -> None:
+    async with staged(tmp_path, [OK]) as stage, stage.connected() as client:
+        head = stage.chat().partition(b"\r\ncontent-length")[0]
+        body = asking("same")
+        pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+        await client.send(head + b"\r\ntransfer-encoding: chunked\r\n\r\n" + pieces)
+        assert (await shown(client)).status == 200
+        (seen,) = stage.upstream.seen
+        assert (seen.body, b"transfer-encoding" in seen.headers) == (body, False)
+
+
+async def test_deployments_take_their_turns_by_weight(tmp_path: Path) -> None:
+    shares = [
+        Deployment(upstream="up", model="heavy", weight=3),
+        Deployment(upstream="up", model="light"),
+    ]
+    async with staged(tmp_path, [OK], routes={"gpt": shares}) as stage, stage.connected() as client:
+        for _ in range(8):
+            await client.send(stage.chat())
+            await shown(client)
+        asked = [msgspec.json.decode(seen.body)["model"] for seen in stage.upstream.seen]
+        assert (asked.count("heavy"), asked.count("light")) == (6, 2)
+        assert asked[:4].count("light") == 1
+
+
+# ---- the journal comes first -----------------------------------------------------------------
+
+
+class Witness(asyncio.Protocol):
+    """An upstream that looks into the journal at the very first byte of every request."""
+
+    def __init__(self, journal_dir: Path, found: list[list[int]]) -> None:
+        self._journal_dir = journal_dir
+        self._found = found
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        calls = pair(journal_paths(self._journal_dir)).calls
+        self._found.append([call.begin.seq for call in calls])
+        self._transport.write(OK)
+
+
+@pytest.mark.parametrize("at_once", [1, 20])
+async def test_a_call_is_in_the_journal_before_the_upstream_sees_its_first_byte(
+    tmp_path: Path, at_once: int
+) -> None:
+    """FR-008: so that no crash can lose it."""
+    found: list[list[int]] = []
+    loop = asyncio.get_running_loop()
+    witness = await loop.create_server(
+        lambda: Witness(tmp_path / "journal", found), "127.0.0.1", 0
+    )
+    host, port = witness.sockets[0].getsockname()
+    async with staged(tmp_path, [OK], url=f"http://{host}:{port}") as stage:
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(stage.ask(stage.chat())) for _ in range(at_once)]
+        assert {task.result().status for task in asked} == {200}
+        assert len(found) == at_once
+        for count, begun in enumerate(found, start=1):
+            assert len(begun) >= count
+        calls = await stage.calls(at_once)
+        assert [call.begin.seq for call in calls] == list(range(1, at_once + 1))
+        assert {call.begin.request_id for call in calls} == {
+            task.result().headers[b"x-request-id"].decode() for task in asked
+        }
+    witness.close()
+
+
+class Disk:
+    """Takes what is written, until it is full."""
+
+    def __init__(self) -> None:
+        self.full = False
+
+    def __call__(self, fd: int, data: bytes | memoryview) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return os.write(fd, data)
+
+
+async def test_a_call_that_cannot_be_written_down_is_not_sent(tmp_path: Path) -> None:
+    """FR-008: and once there is room again, everything goes on by itself."""
+    disk = Disk()
+    async with staged(tmp_path, [OK], write=disk) as stage, stage.connected() as client:
+        for full in (False, True, True, False):
+            disk.full = full
+            await client.send(stage.chat())
+            response = await shown(client)
+            assert response.status == (503 if full else 200)
+            if full:
+                assert error_of(response)["code"] == "overloaded"
+                assert response.headers[b"retry-after"] == b"1"
+                assert "No space" not in response.body.decode()
+        assert len(stage.upstream.seen) == 2
+        calls = await stage.calls(2)
+        assert [call.begin.request_id for call in calls] == ["req_1", "req_4"]
+        await until(lambda: stage.upstream.open <= 1, "connections pile up")
+
+
+async def test_a_full_device_is_met_by_the_first_call_and_by_every_other(tmp_path: Path) -> None:
+    def to_full_device(_fd: int, data: bytes | memoryview) -> int:
+        with open("/dev/full", "wb", buffering=0) as full:
+            return full.write(data)
+
+    async with staged(tmp_path, [OK], write=to_full_device) as stage:
+        for _ in range(3):
+            response = await stage.ask(stage.chat(stream=True))
+            assert (response.status, error_of(response)["code"]) == (503, "overloaded")
+        assert stage.upstream.seen == []
+        assert stage.journal().calls == []
+
+
+# ---- connections -----------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[str]:
+    """A listener whose queue is full: connecting to it never ends."""
+    with socket.socket() as listener, contextlib.ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        host, port = listener.getsockname()
+        yield f"http://{host}:{port}"
+
+
+async def test_an_upstream_that_refuses_connections_is_unreachable(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    async with staged(tmp_path, [OK], url=url) as stage:
+        response = await stage.ask(stage.chat())
+        assert (response.status, error_of(response)["code"]) == (502, "upstream_unreachable")
+        assert "refused" in error_of(response)["message"]
+        assert stage.journal().calls == []
+
+
+async def test_an_upstream_without_address_is_unreachable(tmp_path: Path) -> None:
+    async with staged(tmp_path, [OK], url="http://no-such-host.invalid") as stage:
+        response = await stage.ask(stage.chat())
+        assert (response.status, error_of(response)["code"]) == (502, "upstream_unreachable")
+
+
+async def test_connecting_is_given_up_in_time(tmp_path: Path) -> None:
+    timeouts = UpstreamTimeouts(connect_s=0.05, first_s=30, idle_s=30, total_s=60)
+    with deaf() as url:
+        async with staged(tmp_path, [OK], url=url, timeouts=timeouts) as stage:
+            response = await stage.ask(stage.chat())
+            assert (response.status, error_of(response)["code"]) == (502, "upstream_unreachable")
+            assert "0.05 s" in error_of(response)["message"]
+            assert stage.journal().calls == []
+
+
+@pytest.mark.parametrize("said", [b"", stream_head(), OK[:-1]], ids=["nothing", "head", "half"])
+async def test_a_silent_upstream_is_given_up_before_anything_was_sent(
+    tmp_path: Path, said: bytes
+) -> None:
+    """The sixteen faults, no. 6 and 7."""
+    timeouts = UpstreamTimeouts(connect_s=10, first_s=0.05, idle_s=0.05, total_s=60)
+    async with staged(tmp_path, [said, Stall()], timeouts=timeouts) as stage:
+        response = await stage.ask(stage.chat(stream=True))
+        assert (response.status, error_of(response)["code"]) == (504, "upstream_timeout")
+        await until(lambda: stage.upstream.open == 0, "the upstream was not closed")
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert (call.end.status, call.end.outcome) == (504, "upstream_error")
+
+
+@pytest.mark.parametrize("ending", [Cut(), Reset()], ids=["fin", "rst"])
+async def test_an_upstream_that_hangs_up_without_a_word_is_not_asked_again(
+    tmp_path: Path, ending: Cut | Reset
+) -> None:
+    """On a connection made for this call nothing says that it was not read."""
+    async with staged(tmp_path, [ending]) as stage:
+        response = await stage.ask(stage.chat())
+        assert (response.status, error_of(response)["code"]) == (502, "upstream_unreachable")
+        assert stage.upstream.connections == 1
+
+
+@pytest.mark.parametrize("ending", [Cut(), Reset()], ids=["fin", "rst"])
+@pytest.mark.parametrize("second", [OK, STREAM], ids=["plain", "stream"])
+async def test_a_stale_connection_is_replaced_once(
+    tmp_path: Path, ending: Cut | Reset, second: bytes
+) -> None:
+    async with staged(tmp_path, [OK], [ending], [second]) as stage, stage.connected() as client:
+        for _ in range(2):
+            await client.send(stage.chat(stream=second is STREAM))
+            response = await shown(client)
+            assert (response.status, response.whole) == (200, True)
+        first, stale, fresh = stage.upstream.seen
+        assert [seen.connection for seen in stage.upstream.seen] == [0, 0, 1]
+        assert (stale.headers, stale.body) == (fresh.headers, fresh.body)
+        assert len(await stage.calls(2)) == 2
+
+
+@pytest.mark.parametrize("ending", [Cut(), Reset()], ids=["fin", "rst"])
+async def test_a_stale_connection_is_replaced_only_once(
+    tmp_path: Path, ending: Cut | Reset
+) -> None:
+    async with staged(tmp_path, [OK], [ending]) as stage, stage.connected() as client:
+        await client.send(stage.chat())
+        assert (await shown(client)).status == 200
+        await client.send(stage.chat())
+        response = await shown(client)
+        assert (response.status, error_of(response)["code"]) == (502, "upstream_unreachable")
+        assert len(stage.upstream.seen) == 3
+        assert [call.end and call.end.status for call in await stage.calls(2)] == [200, 502]
+
+
+@pytest.mark.parametrize("ending", [Cut(), Reset()], ids=["fin", "rst"])
+@pytest.mark.parametrize("said", [b"H", OK[:20], OK[:-1], b"HTTP/1.1 102 Working\r\n\r\n"])
+async def test_a_connection_over_which_a_byte_came_back_is_not_replaced(
+    tmp_path: Path, said: bytes, ending: Cut | Reset
+) -> None:
+    async with staged(tmp_path, [OK], [said, ending]) as stage, stage.connected() as client:
+        await client.send(stage.chat())
+        assert (await shown(client)).status == 200
+        await client.send(stage.chat())
+        assert (await shown(client)).status == 502
+        assert len(stage.upstream.seen) == 2
+
+
+async def test_a_connection_that_timed_out_is_not_replaced(tmp_path: Path) -> None:
+    timeouts = UpstreamTimeouts(connect_s=10, first_s=0.05, idle_s=10, total_s=60)
+    async with staged(tmp_path, [OK], [Stall()], timeouts=timeouts) as stage:
+        async with stage.connected() as client:
+            await client.send(stage.chat())
+            assert (await shown(client)).status == 200
+            await client.send(stage.chat())
+            assert (await shown(client)).status == 504
+        assert len(stage.upstream.seen) == 2
+
+
+async def test_a_stale_connection_whose_upstream_has_gone_is_unreachable(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    async with staged(tmp_path, [OK], url=url) as stage, stage.connected() as client:
+        gone = asyncio.Event()
+
+        async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(OK)
+            await reader.readuntil(b"\r\n\r\n")
+            server.close()
+            writer.close()
+            gone.set()
+
+        server = await asyncio.start_server(once, "127.0.0.1", port)
+        await client.send(stage.chat())
+        assert (await shown(client)).status == 200
+        await client.send(stage.chat())
+        response = await shown(client)
+        assert (response.status, error_of(response)["code"]) == (502, "upstream_unreachable")
+        assert gone.is_set()
+
+
+# ---- cancellation ----------------------------------------------------------------------------
+
+
+class Interrupted:
+    """Runs the tasks of connections, and does something at the nth time that one has to wait."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+        self.interrupt: Callable[[], None]
+
+    def __call__(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        return spawn(self._driven(coroutine), name=name)
+
+    @property
+    def happened(self) -> bool:
+        return self.left <= 0
+
+    async def _driven(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        await _Steps(coroutine, self._waits)
+
+    def _waits(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.interrupt()
+
+
+class _Steps:
+    """A coroutine that tells each time that it has to wait."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], waits: Callable[[], None]) -> None:
+        self._coroutine = coroutine
+        self._waits = waits
+
+    def __await__(self) -> Iterator[Any]:
+        step: Callable[[], Any] = lambda: self._coroutine.send(None)  # noqa: E731
+        while True:
+            try:
+                future = step()
+            except StopIteration:
+                return
+            self._waits()
+            try:
+                yield future
+            except BaseException as error:  # noqa: BLE001 - cancellation is what this is for
+                step = lambda error=error: self._coroutine.throw(error)  # noqa: E731
+            else:
+                step = lambda: self._coroutine.send(None)  # noqa: E731
+
+
+@contextlib.asynccontextmanager
+async def interrupted(
+    tmp_path: Path, at: int, *plays: Play, url: str | None = None
+) -> AsyncIterator[Stage]:
+    """A stage on which the server loses its client when an exchange waits for the nth time."""
+    spawning = Interrupted(at)
+    async with staged(tmp_path, *plays, spawning=spawning, url=url) as stage:
+
+        def interrupt() -> None:
+            for connection in list(stage.server.connections):
+                connection.abort()
+
+        spawning.interrupt = interrupt
+        yield stage
+        assert spawning.happened, "nothing waited that often"
+        await until(lambda: not stage.server.connections, "a connection is left")
+        await stage.at_rest()
+        await until(lambda: stage.upstream.open <= len(stage.upstreams["up"].pool._idle), "left")
+
+
+EVENT = chunk(b"data: {}\n\n")
+LONG = b"x" * 2_000_000
+WAITS: dict[str, tuple[int, int, Play]] = {
+    "plain-connecting": (1, 0, [OK]),
+    "plain-waiting": (2, 1, [OK]),
+    "silent-waiting": (2, 1, [Stall()]),
+    "half-head-waiting": (2, 1, [b"HTTP/1.1 200", Stall()]),
+    "half-answer-waiting": (2, 1, [OK[:-1], Stall()]),
+    "stream-passing-on": (3, 1, [stream_head(), EVENT, Stall()]),
+    "half-event-passing-on": (3, 1, [stream_head(), EVENT[:10], Stall()]),
+    "long-plain-passing-on": (3, 1, [answer(LONG)[:-1], Stall()]),
+}
+
+
+@pytest.mark.parametrize(("at", "begun", "play"), WAITS.values(), ids=WAITS)
+async def test_a_call_may_be_cancelled_wherever_it_waits(
+    tmp_path: Path, at: int, begun: int, play: Play
+) -> None:
+    """While it connects, while it waits for the answer, and while that is passed on."""
+    async with interrupted(tmp_path, at, play) as stage, stage.connected() as client:
+        await client.send(stage.chat(stream=True))
+        await client.read_all()
+        calls = await stage.calls(begun)
+        outcomes = [(call.end.status, call.end.outcome) for call in calls if call.end]
+        assert outcomes == [(0, "client_gone")] * begun
+        assert [line.code for line in stage.log] == [None]
+
+
+@pytest.mark.parametrize("at", [2, 3])
+async def test_a_call_may_be_cancelled_while_it_replaces_a_stale_connection(
+    tmp_path: Path, at: int
+) -> None:
+    async with staged(tmp_path, [OK], [Cut()], [Stall()], spawning=(spawning := Interrupted(99))) as stage:
+        spawning.interrupt = lambda: [c.abort() for c in list(stage.server.connections)] and None
+        async with stage.connected() as client:
+            await client.send(stage.chat())
+            assert (await shown(client)).status == 200
+            spawning.left = at
+            await client.send(stage.chat())
+            await client.read_all()
+        assert spawning.happened
+        outcomes = [call.end and call.end.outcome for call in await stage.calls(2)]
+        assert outcomes == ["ok", "client_gone"]
+        await until(lambda: stage.upstream.open == 0, "the upstream was not closed")
+
+
+async def test_it_may_be_cancelled_while_it_connects(tmp_path: Path) -> None:
+    with deaf() as url:
+        async with interrupted(tmp_path, 1, [OK], url=url) as stage, stage.connected() as client:
+            await client.send(stage.chat())
+            await client.read_all()
+            await stage.at_rest()
+            assert stage.journal().calls == []
