@@ -48,6 +48,7 @@ async def spawn_child(
         stdin=stdin,
         pass_fds=tuple(fds),
         env=dict(environ),
+        start_new_session=True,  # a terminal's Ctrl-C is for us to act on, at any moment
     )
 
 

@@ -44,17 +44,20 @@ class Forwarder:
             meter.never_begun()
             reply.fail(error)
 
-        meter.begin(call, lambda: _send(connection, head, body), failed)
-        await _arrived(reply)
-        if isinstance(reply.error, ConnectionLost) and reply.error.stale:
-            # The upstream closed it in the moment in which we reused it, and read nothing.
-            connection = await self._connect(upstream, exchange)
-            reply = self._expect(upstream, connection)
-            _send(connection, head, body)
-            await _arrived(reply)
-        if reply.error is not None and reply.is_lost():
-            reply.close()  # where the journal failed, the connection is still waiting
-            raise translated(reply.error, exchange)
+        try:
+            meter.begin(call, lambda: _send(connection, head, body), failed)
+            await reply.arrived()
+            if isinstance(reply.error, ConnectionLost) and reply.error.stale:
+                # The upstream closed it in the moment in which we reused it, and read nothing.
+                connection = await self._connect(upstream, exchange)
+                reply = self._expect(upstream, connection)
+                _send(connection, head, body)
+                await reply.arrived()
+            if reply.error is not None and reply.is_lost():
+                raise translated(reply.error, exchange)
+        except BaseException:
+            reply.close()  # no connection waits on for an answer that nobody takes
+            raise
         meter.first_byte()
         return reply
 
@@ -76,11 +79,3 @@ def _send(connection: UpstreamConnection, head: bytes, body: bytes) -> None:
     else:
         connection.send(head)
         connection.send(body)
-
-
-async def _arrived(reply: Reply) -> None:
-    try:
-        await reply.arrived()
-    except asyncio.CancelledError:
-        reply.close()
-        raise

@@ -53,7 +53,6 @@ class Meter:
         exchange = self._exchange
         principal = exchange.principal
         assert principal is not None
-        self._begun = True
         self._seq = self._journal.next_seq()
         upstream, _, _ = exchange.deployment.partition("/")
         record = Begin(
@@ -72,6 +71,7 @@ class Meter:
             stream=call.stream,
         )
         self._journal.begin(record, then, failed)
+        self._begun = True
 
     def never_begun(self) -> None:
         """The journal could not take the begin, so there is nothing to end."""

@@ -46,6 +46,8 @@ class _Relay:
             await self._done
         finally:
             connection.on_writable(None)
+            if self._head is not None:
+                self._exchange.status = 0  # nothing was sent
 
     def response_head(self, status: int, headers: dict[bytes, bytes]) -> None:
         """The head has come long since."""
@@ -54,15 +56,17 @@ class _Relay:
     def _slow_down(self, writable: bool) -> None:
         self._reply.pause(paused=not writable)
 
-    def _send(self, data: bytes) -> None:
+    def _begin(self) -> None:
         if self._head is not None:
             self._connection.begin(self._head)
             self._head = None
+
+    def _send(self, data: bytes) -> None:
+        self._begin()
         self._connection.send(data)
 
     def _finish(self) -> None:
-        if self._head is not None:
-            self._connection.begin(self._head)
+        self._begin()
         self._connection.finish()
         self._end()
 

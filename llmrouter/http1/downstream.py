@@ -171,9 +171,9 @@ class ServerConnection(asyncio.Protocol):
         self._transport = None
         self.deadline = NEVER
         self._server.lost(self)
-        for request in (self._reader.unfinished(), *(request for request, _ in self._ready)):
-            if request is not None:
-                request.drop_body()
+        if (unfinished := self._reader.unfinished()) is not None:
+            unfinished.drop_body()
+        self._forget_ready()
         if self._probe is not None:
             self._probe.cancel()
         if self._request is not None:
@@ -338,6 +338,8 @@ class ServerConnection(asyncio.Protocol):
         try:
             await self._serve_in_order()
         finally:
+            if self._request is not None:
+                self._request.drop_body()
             if not self._lingering:  # an exchange failed: nobody will ever answer it
                 self.abort()
 
@@ -433,7 +435,7 @@ class ServerConnection(asyncio.Protocol):
             self._close()
             return
         self._lingering = True
-        self._ready.clear()
+        self._forget_ready()
         self.deadline = self._loop.time() + LINGER_S
         transport.write_eof()
         self._resume_reading()
@@ -441,10 +443,15 @@ class ServerConnection(asyncio.Protocol):
     def _close(self) -> None:
         """Send what is unsent, then close; the deadline bounds how long that may take."""
         self._lingering = True
-        self._ready.clear()
+        self._forget_ready()
         self.deadline = self._loop.time() + self._server.settings.idle_s
         if self._transport is not None:
             self._transport.close()
+
+    def _forget_ready(self) -> None:
+        for request, _ in self._ready:
+            request.drop_body()
+        self._ready.clear()
 
     def _drop(self, count: int) -> None:
         self._dropped_bytes += count

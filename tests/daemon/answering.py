@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import pytest
 
 from tests.support.daemon import Daemon, Settings
 
@@ -31,7 +30,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: "ModelServer"
 
-    def do_POST(self) -> None:  # noqa: N802 - its name is given
+    def do_POST(self) -> None:
         call = msgspec.json.decode(self.rfile.read(int(self.headers["content-length"])))
         self.server.authorizations.append(self.headers.get("authorization"))
         if not call.get("stream"):
@@ -138,24 +137,36 @@ def call(daemon: Daemon, key: str, *, model: str = "m", stream: bool = False) ->
         connection.close()
 
 
-def begin_stream(daemon: Daemon, key: str) -> http.client.HTTPResponse:
-    """A stream that is held after its first event, which has been read."""
-    connection = daemon.connection()
-    send(connection, key, model="m-held", stream=True)
-    response = connection.getresponse()
-    assert response.status == 200
-    assert b"Hello" in response.readline()
-    return response
+class Stream:
+    """A stream that is held after its first event."""
+
+    def __init__(self, daemon: Daemon, key: str) -> None:
+        self._connection = daemon.connection()
+        send(self._connection, key, model="m-held", stream=True)
+        self.port = self._connection.sock.getsockname()[1]
+        self._response = self._connection.getresponse()
+        assert self._response.status == 200
+        assert b"Hello" in self._response.readline()
+
+    def is_whole(self) -> bool:
+        """Read to the end, and tell whether it is that of a whole stream."""
+        try:
+            rest = self._response.read()
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            self.close()
+        return rest.count(b'"content"') == len(PIECES) - 1 and rest.endswith(DONE)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._response.close()
+        self._connection.close()
 
 
-def whole(rest: bytes) -> bool:
-    """Whether this is all that follows the first event of a stream."""
-    return rest.count(b'"content"') == len(PIECES) - 1 and rest.endswith(DONE)
-
-
-def worker_of(daemon: Daemon, status: int) -> set[str]:
-    """The workers that answered so, by the log."""
-    lines = [line for line in daemon.log.splitlines() if f" status={status} " in line]
+def worker_of(daemon: Daemon, status: int, *, since: int = 0) -> set[str]:
+    """The workers that answered so, by the log from `since` on."""
+    lines = [line for line in daemon.log[since:].splitlines() if f" status={status} " in line]
     return {line.partition("process=")[2].partition(" ")[0] for line in lines}
 
 
@@ -177,10 +188,3 @@ def holds(path: Path, text: bytes) -> bool:
         return text in path.read_bytes()
     except OSError:
         return False
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[ModelServer]:
-    """One model server for the tests of a file; `go_on` is cleared for each that holds a stream."""
-    with model_server() as server:
-        yield server

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from llmrouter.gateway.forward import JOINED_BODY_BYTES_MAX
+from llmrouter.http1 import downstream
 from llmrouter.http1.upstream import UpstreamTimeouts
 from llmrouter.metering.journal import journal_paths
 from llmrouter.metering.replay import pair
@@ -163,9 +164,7 @@ async def test_a_call_is_in_the_journal_before_the_upstream_sees_its_first_byte(
     """FR-008: so that no crash can lose it."""
     found: list[list[int]] = []
     loop = asyncio.get_running_loop()
-    witness = await loop.create_server(
-        lambda: Witness(tmp_path / "journal", found), "127.0.0.1", 0
-    )
+    witness = await loop.create_server(lambda: Witness(tmp_path / "journal", found), "127.0.0.1", 0)
     host, port = witness.sockets[0].getsockname()
     async with staged(tmp_path, [OK], url=f"http://{host}:{port}") as stage:
         async with asyncio.TaskGroup() as group:
@@ -448,29 +447,29 @@ async def interrupted(
 
 EVENT = chunk(b"data: {}\n\n")
 LONG = b"x" * 2_000_000
-WAITS: dict[str, tuple[int, int, Play]] = {
-    "plain-connecting": (1, 0, [OK]),
-    "plain-waiting": (2, 1, [OK]),
-    "silent-waiting": (2, 1, [Stall()]),
-    "half-head-waiting": (2, 1, [b"HTTP/1.1 200", Stall()]),
-    "half-answer-waiting": (2, 1, [OK[:-1], Stall()]),
-    "stream-passing-on": (3, 1, [stream_head(), EVENT, Stall()]),
-    "half-event-passing-on": (3, 1, [stream_head(), EVENT[:10], Stall()]),
-    "long-plain-passing-on": (3, 1, [answer(LONG)[:-1], Stall()]),
+WAITS: dict[str, tuple[int, list[int], Play]] = {
+    "plain-connecting": (1, [], [OK]),
+    "plain-waiting": (2, [0], [OK]),
+    "silent-waiting": (2, [0], [Stall()]),
+    "half-head-waiting": (2, [0], [b"HTTP/1.1 200", Stall()]),
+    "half-answer-waiting": (2, [0], [OK[:-1], Stall()]),
+    "stream-passing-on": (3, [200], [stream_head(), EVENT, Stall()]),
+    "half-event-passing-on": (3, [0], [stream_head(), EVENT[:10], Stall()]),
+    "long-plain-passing-on": (3, [200], [answer(LONG)[:-1], Stall()]),
 }
 
 
-@pytest.mark.parametrize(("at", "begun", "play"), WAITS.values(), ids=WAITS)
+@pytest.mark.parametrize(("at", "statuses", "play"), WAITS.values(), ids=WAITS)
 async def test_a_call_may_be_cancelled_wherever_it_waits(
-    tmp_path: Path, at: int, begun: int, play: Play
+    tmp_path: Path, at: int, statuses: list[int], play: Play
 ) -> None:
     """While it connects, while it waits for the answer, and while that is passed on."""
     async with interrupted(tmp_path, at, play) as stage, stage.connected() as client:
         await client.send(stage.chat(stream=True))
         await client.read_all()
-        calls = await stage.calls(begun)
-        outcomes = [(call.end.status, call.end.outcome) for call in calls if call.end]
-        assert outcomes == [(0, "client_gone")] * begun
+        calls = await stage.calls(len(statuses))
+        found = [(call.end.status, call.end.outcome) for call in calls if call.end]
+        assert found == [(status, "client_gone") for status in statuses]
         assert [line.code for line in stage.log] == [None]
 
 
@@ -478,7 +477,9 @@ async def test_a_call_may_be_cancelled_wherever_it_waits(
 async def test_a_call_may_be_cancelled_while_it_replaces_a_stale_connection(
     tmp_path: Path, at: int
 ) -> None:
-    async with staged(tmp_path, [OK], [Cut()], [Stall()], spawning=(spawning := Interrupted(99))) as stage:
+    async with staged(
+        tmp_path, [OK], [Cut()], [Stall()], spawning=(spawning := Interrupted(99))
+    ) as stage:
         spawning.interrupt = lambda: [c.abort() for c in list(stage.server.connections)] and None
         async with stage.connected() as client:
             await client.send(stage.chat())
@@ -499,3 +500,27 @@ async def test_it_may_be_cancelled_while_it_connects(tmp_path: Path) -> None:
             await client.read_all()
             await stage.at_rest()
             assert stage.journal().calls == []
+
+
+@pytest.mark.parametrize("plays", [[OK], [STREAM], [Stall()]], ids=["plain", "stream", "silent"])
+@pytest.mark.parametrize("orderly", [True, False], ids=["reset", "closed"])
+async def test_a_caller_may_leave_in_any_turn_of_the_loop(
+    tmp_path: Path, plays: Play, orderly: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, between and after the waits above, also in the very turn in which they end."""
+    monkeypatch.setattr(downstream, "PROBE_EVERY_S", 0.01)
+    async with staged(tmp_path, plays) as stage:
+        for turns in range(40):
+            async with stage.connected() as client:
+                await client.send(stage.chat(stream=True))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                if not orderly:
+                    client.reset()
+            await stage.at_rest()
+            pool = stage.upstreams["up"].pool
+            await until(lambda: len(pool._open) == len(pool._idle), "a connection is left")
+        begun = stage.journal().calls
+        outcomes = {call.end and call.end.outcome for call in await stage.calls(len(begun))}
+        assert outcomes <= {"ok", "client_gone"}
+        assert "client_gone" in outcomes or orderly

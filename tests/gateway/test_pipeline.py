@@ -1,20 +1,26 @@
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from llmrouter.access.policy import ModelPolicy
 from llmrouter.access.principal import Principal
+from llmrouter.dialects.openai import OpenAI
+from llmrouter.dialects.openai.answer import CompletionTap
 from llmrouter.errors import CODES, RouterError
+from llmrouter.gateway.meter import Meter
+from llmrouter.gateway.reply import Reply
 from llmrouter.gateway.route import Router
+from llmrouter.metering.journal import Journal
 from llmrouter.routing.deployment import Deployment
 from llmrouter.routing.routes import Route, Routes
 from llmrouter.routing.strategy import Ordered
 from tests.support.application import settings
 from tests.support.gateway import asking, error_of, request, shown, staged
 from tests.support.leaks import Failures
-from tests.support.upstream import Wait, answer
+from tests.support.upstream import LAST_CHUNK, Stall, Wait, answer, chunk, stream_head
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio
@@ -305,7 +311,7 @@ async def test_a_bug_while_a_head_is_looked_at_is_answered_too(
         assert key not in logged.encode()
 
 
-async def test_a_bug_once_upstream_was_reached_closes_what_it_held(
+async def test_a_bug_before_an_upstream_is_known_costs_no_connection(
     tmp_path: Path, no_leaks: Failures
 ) -> None:
     routes = {"gpt": Deployment(upstream="nowhere")}
@@ -314,3 +320,71 @@ async def test_a_bug_once_upstream_was_reached_closes_what_it_held(
         assert (await shown(client)).status == 500
         no_leaks.seen.clear()
         assert stage.admission.inflight == 0
+        assert stage.upstream.connections == 0
+
+
+def broken(*_: object, **__: object) -> Any:
+    raise LookupError("a bug")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "begun", "sent"),
+    [
+        (OpenAI, "upstream_body", 0, 0),
+        (Journal, "begin", 0, 0),
+        (Reply, "arrived", 1, 0),
+        (Meter, "first_byte", 1, 1),
+        (OpenAI, "read_usage", 1, 1),
+    ],
+)
+async def test_a_bug_on_the_way_gives_back_what_was_taken(
+    tmp_path: Path,
+    no_leaks: Failures,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    name: str,
+    begun: int,
+    sent: int,
+) -> None:
+    async with staged(tmp_path, OK) as stage, stage.connected() as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, broken)
+            await client.send(stage.chat())
+            response = await shown(client)
+        assert (response.status, error_of(response)["code"]) == (500, "internal_error")
+        (logged,) = no_leaks.seen
+        no_leaks.seen.clear()
+        assert "LookupError: a bug" in logged
+        await until(lambda: stage.upstream.open <= 1, "a connection is left")
+        await client.send(stage.chat())
+        assert (await shown(client)).status == 200
+        outcomes = [call.end and call.end.outcome for call in await stage.calls(begun + 1)]
+        assert outcomes == ["router_error"] * begun + ["ok"]
+        assert len(stage.upstream.seen) == sent + 1
+        pool = stage.upstreams["up"].pool
+        assert len(pool._open) == len(pool._idle) == 1
+
+
+@pytest.mark.parametrize("at", [0, 1])
+async def test_a_bug_in_the_middle_of_a_stream_cuts_it(
+    tmp_path: Path, no_leaks: Failures, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    event, go_on = b"data: {}\n\n", asyncio.Event()
+    play = [stream_head(), chunk(event), Wait(go_on), chunk(event), Stall()]
+    async with staged(tmp_path, play) as stage, stage.connected() as client:
+        if at == 0:
+            monkeypatch.setattr(CompletionTap, "feed", broken)
+        await client.send(stage.chat(stream=True))
+        if at == 1:
+            await client.read_until(chunk(event))
+            monkeypatch.setattr(CompletionTap, "feed", broken)
+        go_on.set()
+        sent = await (client.read_all() if at else client.read_until(b"}}"))
+        assert not sent.endswith(LAST_CHUNK)
+        await stage.at_rest()
+        assert "a bug" in "".join(no_leaks.seen)
+        no_leaks.seen.clear()
+        await until(lambda: stage.upstream.open == 0, "the upstream was not closed")
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert call.end.outcome in ("router_error", "upstream_error")

@@ -450,7 +450,12 @@ async def test_who_leaves_at_any_event_ends_the_upstream_too(
     sent = [event for event in WHOLE[:events] if event is not USAGE]
     # The first is answered by a reset, at which the next one fails.
     more = [chunk(EVENTS[0]), Wait(Pause()), chunk(EVENTS[0])] if leaves == "closed" else []
-    play: Play = [stream_head() if events else b"", *map(chunk, WHOLE[:events]), Wait(gone), *(more if events else [])]
+    play: Play = [
+        stream_head() if events else b"",
+        *map(chunk, WHOLE[:events]),
+        Wait(gone),
+        *(more if events else []),
+    ]
     async with staged(tmp_path, [*play, Stall()]) as stage:
         async with stage.connected() as client:
             await client.send(stage.chat(stream=True))

@@ -577,6 +577,78 @@ async def test_one_who_does_not_read_is_not_read_either() -> None:
     await wire.lose()
 
 
+# ---- the memory that bodies take --------------------------------------------------------------
+
+
+async def test_bodies_are_held_until_their_exchange_has_ended() -> None:
+    gate = Gate()
+    wire = Wire(Script(gate))
+    await wire.receive(post(b"abc") + post(b"de")[:-1])
+    assert wire.server.buffered.bytes == 4
+    gate.open.set()
+    await turn()
+    assert wire.server.buffered.bytes == 1
+    await wire.receive(b"e")
+    assert wire.server.buffered.bytes == 0
+    await wire.lose()
+
+
+async def cut_at_once(connection: ServerConnection, request: Request) -> None:
+    connection.begin(HEAD)
+    connection.cut()
+
+
+async def fail(connection: ServerConnection, request: Request) -> None:
+    raise RuntimeError("a bug of ours")
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["waits", "is over"])
+@pytest.mark.parametrize("serve", [echo, cut_at_once, fail])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        post(b"abc"),
+        post(b"abc") * 3,
+        post(b"abc")[:-1],
+        post(b"abc", b"connection: close"),
+        post(b"abc") + b"\x00",
+        post(b"abc") + post(b"abc")[:-1],
+        post(b"abc") + post(b"abc", target=b"/refused")[:-1],
+    ],
+    ids=["one", "three", "partial", "last", "then bad", "then partial", "then refused"],
+)
+async def test_no_body_is_held_once_its_connection_is_gone(
+    raw: bytes,
+    serve: Callable[[ServerConnection, Request], Awaitable[None]],
+    waits: bool,
+    no_leaks: Failures,
+) -> None:
+    wire = Wire(Script(Gate(serve) if waits else serve))
+    await wire.receive(raw)
+    await wire.lose()
+    assert wire.server.buffered.bytes == 0
+    no_leaks.seen.clear()
+
+
+async def test_a_body_for_which_there_is_no_memory_is_refused_and_the_rest_served() -> None:
+    gate = Gate()
+    async with (
+        serving(Script(gate), settings(buffered_bytes=1000)) as running,
+        connected(running.address) as one,
+        connected(running.address) as two,
+    ):
+        await one.send(post(b"x" * 900))
+        await until(lambda: running.server.buffered.bytes == 900, "not read")
+        await two.send(post(b"x" * 101))
+        response = await two.response()
+        assert (response.status, response.headers[b"connection"]) == (503, b"close")
+        gate.open.set()
+        assert (await one.response()).status == 200
+        await one.send(post(b"x" * 1000))
+        assert (await one.response()).status == 200
+        assert running.server.buffered.bytes == 0
+
+
 # ---- clients that half-close, or vanish ------------------------------------------------------
 
 

@@ -238,6 +238,33 @@ def test_only_http_1_1_can_expect_a_100(head: bytes, expects: bool) -> None:
     assert heard.heads[0].expects_continue is expects
 
 
+def test_bodies_are_counted_while_they_are_held() -> None:
+    heard, buffered = Heard(), Buffered(100)
+    reader = RequestReader(heard, Limits, buffered)
+    reader.feed(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nabc")
+    reader.feed(b"def")
+    assert buffered.bytes == 6
+    reader.feed(b"ghi")
+    assert buffered.bytes == 9
+    heard.requests[0].drop_body()
+    assert buffered.bytes == 0
+
+
+def test_a_body_for_which_there_is_no_memory_is_refused() -> None:
+    reader = RequestReader(Heard(), Limits, Buffered(5))
+    reader.feed(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nabcde")
+    with pytest.raises(MessageError, match="longer than 5 bytes together") as refused:
+        reader.feed(b"f")
+    assert refused.value.status == 503
+
+
+def test_a_body_that_nobody_wants_takes_no_memory() -> None:
+    buffered = Buffered(5)
+    reader = RequestReader(Heard(wants_body=False), Limits, buffered)
+    reader.feed(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nabcdefghi")
+    assert buffered.bytes == 0
+
+
 class Broken(Heard):
     """A receiver with a bug."""
 

@@ -1,6 +1,6 @@
 import pytest
 
-from llmrouter.http1.request import Request
+from llmrouter.http1.request import Buffered, Request
 
 
 @pytest.mark.parametrize(
@@ -46,11 +46,16 @@ def test_a_body_in_one_piece_is_not_copied() -> None:
     assert request.body is piece
 
 
-def test_a_body_that_was_dropped_is_empty() -> None:
+def test_a_body_that_was_dropped_is_empty_and_given_back_once() -> None:
+    buffered = Buffered(100)
+    buffered.bytes = 10
     request = Request(b"/")
     request.pieces.append(b"abc")
+    request.body_bytes, request.buffered = 3, buffered
+    request.drop_body()
     request.drop_body()
     assert request.body == b""
+    assert repr(buffered) == "<Buffered 7 of 100>"
 
 
 def test_the_repr_shows_how_far_it_has_come() -> None:

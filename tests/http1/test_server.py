@@ -169,6 +169,7 @@ async def fuzz(count: int) -> None:
         )
         await until(lambda: other_tasks() == before, "tasks are left", other_tasks)
         assert len(server.deadlines) == 0
+        assert server.buffered.bytes == 0
         async with connected(running.address) as client:
             await client.send(GET)
             assert (await client.response()).status == 200

@@ -112,6 +112,10 @@ class Daemon:
         """The process ids of the workers that live now."""
         return children(self.process.pid, "llmrouter.daemon.worker")
 
+    def children(self) -> list[int]:
+        """The process ids of the workers and of the demo."""
+        return children(self.process.pid, "llmrouter")
+
     def connection(self, timeout_s: float = 30.0) -> http.client.HTTPConnection:
         """A client connection of its own."""
         return http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
@@ -128,8 +132,9 @@ class Daemon:
 
     def kill(self) -> None:
         """Leave nothing behind, whatever state it is in."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        for pid in [self.process.pid, *self.children()]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait(STOP_TIMEOUT_S)
 
     def _wait_until_serving(self) -> str:
@@ -145,15 +150,16 @@ class Daemon:
 
 
 def children(parent: int, module: str) -> list[int]:
-    """The children of `parent` that run `module`."""
+    """The children of `parent` that run `module`, or one below it."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         with contextlib.suppress(OSError):
             stat = (entry / "stat").read_text().rpartition(")")[2].split()
-            command = (entry / "cmdline").read_bytes().split(b"\0")
-            if int(stat[1]) == parent and stat[0] != "Z" and module.encode() in command:
+            command = b" " + (entry / "cmdline").read_bytes().replace(b"\0", b" ")
+            is_below = int(stat[1]) == parent and stat[0] != "Z"
+            if is_below and b" -m " + module.encode() in command:
                 found.append(int(entry.name))
     return sorted(found)
 
