@@ -6,6 +6,7 @@ It answers at once, but for a stream of the model `m-held`: that stops after its
 
 import http.client
 import http.server
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from tests.support.daemon import Daemon, Settings
+from llmrouter.daemon import unix
+from tests.support.daemon import Daemon, Settings, wait_for
 
 PIECES = ("Hello", ", ", "world")
 ANSWER = {
@@ -188,3 +190,50 @@ def holds(path: Path, text: bytes) -> bool:
         return text in path.read_bytes()
     except OSError:
         return False
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return True
+
+
+def drain_for(seconds: float, **server: Any) -> dict[str, Any]:
+    """The table `server` with this time to drain."""
+    return {"server": {"timeouts": {"drain": seconds}, **server}}
+
+
+def everywhere(daemon: Daemon, key: str, expected: int) -> list[int]:
+    """Call on many fresh connections, until every worker has answered some; their statuses."""
+    count = len(daemon.log)
+    statuses: list[int] = []
+
+    def all_logged() -> bool:
+        return daemon.log[count:].count(" status=") >= len(statuses)
+
+    for _ in range(20):
+        connections = [daemon.connection() for _ in range(16)]
+        for connection in connections:
+            send(connection, key)
+        statuses += [connection.getresponse().status for connection in connections]
+        for connection in connections:
+            connection.close()
+        wait_for(all_logged, what="the log")
+        if len(worker_of(daemon, expected, since=count)) == 2:
+            return statuses
+    raise AssertionError(f"one worker got every connection:\n{daemon.log[count:]}")
+
+
+def unix_call(path: Path, key: str) -> int:
+    """The status of a call over a Unix socket."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(30)
+        client.connect(unix.address(path))
+        client.sendall(
+            b"GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: Bearer "
+            + key.encode()
+            + b"\r\nconnection: close\r\n\r\n"
+        )
+        return int(client.recv(65_536).split()[1])

@@ -23,10 +23,13 @@ from tests.daemon.answering import (
     ModelServer,
     Stream,
     call,
+    drain_for,
+    everywhere,
+    gone,
     holds,
     listening,
     send,
-    worker_of,
+    unix_call,
 )
 from tests.support.certificates import Authority
 from tests.support.daemon import Daemon, create_key, run, serving, wait_for, write_config
@@ -36,10 +39,6 @@ pytestmark = pytest.mark.e2e
 CREDENTIAL = "sk-provider-abcDEF123456"  # made up
 AT_ONCE_S = 5.0
 """Far below any drain time here, far above what a busy machine needs."""
-
-
-def drain_for(seconds: float, **server: Any) -> dict[str, Any]:
-    return {"server": {"timeouts": {"drain": seconds}, **server}}
 
 
 def refused(config: Path, env: Mapping[str, str] | None = None) -> str:
@@ -55,13 +54,6 @@ def refused(config: Path, env: Mapping[str, str] | None = None) -> str:
 def last_line(said: str) -> str:
     assert "Traceback" not in said
     return said.splitlines()[-1]
-
-
-def gone(pid: int) -> bool:
-    try:
-        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return True
 
 
 # ---- serving --------------------------------------------------------------------------------
@@ -111,27 +103,6 @@ def test_no_worker_takes_a_key_once_it_is_revoked(two: tuple[Daemon, list[str]])
     answers = everywhere(daemon, created["key"], 401)
     assert set(answers) == {401}
     assert call(daemon, created["key"]).code == "revoked_key"
-
-
-def everywhere(daemon: Daemon, key: str, expected: int) -> list[int]:
-    """Call on many fresh connections, until every worker has answered some; their statuses."""
-    count = len(daemon.log)
-    statuses: list[int] = []
-
-    def all_logged() -> bool:
-        return daemon.log[count:].count(" status=") >= len(statuses)
-
-    for _ in range(20):
-        connections = [daemon.connection() for _ in range(16)]
-        for connection in connections:
-            send(connection, key)
-        statuses += [connection.getresponse().status for connection in connections]
-        for connection in connections:
-            connection.close()
-        wait_for(all_logged, what="the log")
-        if len(worker_of(daemon, expected, since=count)) == 2:
-            return statuses
-    raise AssertionError(f"one worker got every connection:\n{daemon.log[count:]}")
 
 
 def test_the_credential_goes_upstream_and_the_key_does_not(
@@ -295,66 +266,6 @@ def key_of_long_ago(state: Path) -> str:
 # ---- listeners ------------------------------------------------------------------------------
 
 
-def unix_call(path: Path, key: str) -> int:
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(30)
-        client.connect(unix.address(path))
-        client.sendall(
-            b"GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: Bearer "
-            + key.encode()
-            + b"\r\nconnection: close\r\n\r\n"
-        )
-        return int(client.recv(65_536).split()[1])
-
-
-def test_a_unix_socket_is_served_also_by_the_heir_of_a_worker(
-    tmp_path: Path, upstream: ModelServer
-) -> None:
-    settings = {**upstream.settings(), "server": {"listen": "unix:llmrouter.sock"}}
-    path = tmp_path / "llmrouter.sock"
-    with serving(tmp_path, settings) as daemon:
-        key = create_key(daemon.config)["key"]
-        assert daemon.address == f"unix:{path}"
-        assert stat.S_IMODE(path.stat().st_mode) == 0o660
-        assert unix_call(path, key) == 200
-
-        (before,) = daemon.workers()
-        os.kill(before, signal.SIGKILL)
-        wait_for(lambda: daemon.workers() not in ([], [before]))
-
-        assert unix_call(path, key) == 200
-    assert not path.exists()
-
-
-def test_https_is_served_with_the_certificate(tmp_path: Path, upstream: ModelServer) -> None:
-    authority = Authority(tmp_path)
-    authority.server_context("router.test")
-    tls = {"cert": "router.test.crt", "key": "router.test.key"}
-    settings = {**upstream.settings(), "server": {"tls": tls}}
-    with serving(tmp_path, settings) as daemon:
-        key = create_key(daemon.config)["key"]
-        context = authority.client_context()
-        with (
-            socket.create_connection((daemon.host, daemon.port), 30) as plain,
-            context.wrap_socket(plain, server_hostname="router.test") as client,
-        ):
-            client.sendall(
-                b"GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: Bearer "
-                + key.encode()
-                + b"\r\nconnection: close\r\n\r\n"
-            )
-            assert client.recv(65_536).startswith(b"HTTP/1.1 200 ")
-            assert client.version() in ("TLSv1.2", "TLSv1.3")
-
-        with (
-            socket.create_connection((daemon.host, daemon.port), 30) as stranger,
-            contextlib.suppress(ConnectionError),
-        ):
-            stranger.sendall(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n")
-            assert not stranger.recv(65_536).startswith(b"HTTP")  # never in the clear
-        assert "Traceback" not in daemon.log
-
-
 def test_an_inherited_socket_is_served_and_left_to_who_opened_it(
     tmp_path: Path, upstream: ModelServer
 ) -> None:
@@ -392,70 +303,6 @@ def test_the_demo_is_served_below_a_path_of_any_length(tmp_path: Path) -> None:
     models = {"m": {"deployments": [{"upstream": "demo", "model": "demo"}]}}
     with serving(deep, {**demo, "models": models}) as daemon:
         assert call(daemon, create_key(daemon.config)["key"]).status == 200
-
-
-# ---- a worker dies --------------------------------------------------------------------------
-
-
-def test_a_killed_worker_is_replaced_and_takes_only_its_own_connections(
-    tmp_path: Path, held: ModelServer
-) -> None:
-    """FR-006: the others serve on, and the streams on them are whole."""
-    with serving(tmp_path, held.settings(), workers=2) as daemon:
-        key = create_key(daemon.config)["key"]
-        streams: dict[int, list[Stream]] = {pid: [] for pid in daemon.workers()}
-        wait_for(lambda: spread(daemon, key, streams) and all(streams.values()), what="both")
-        killed, other = daemon.workers()
-
-        os.kill(killed, signal.SIGKILL)
-        killed_at = time.monotonic()
-
-        assert not any(stream.is_whole() for stream in streams[killed])
-        wait_for(lambda: len(daemon.workers()) == 2, what="its heir")
-        replaced_s = time.monotonic() - killed_at
-        held.go_on.set()
-        assert all(stream.is_whole() for stream in streams[other])
-        assert everywhere(daemon, key, 200)
-        print(f"a new process stood after {replaced_s * 1000:.0f} ms")  # noqa: T201
-    assert f"pid={killed} ended='signal SIGKILL' replaced_in_s=0" in daemon.log
-
-
-def spread(daemon: Daemon, key: str, streams: dict[int, list[Stream]]) -> bool:
-    """Open a stream, and note which worker holds it."""
-    stream = Stream(daemon, key)
-    for pid, there in streams.items():
-        if stream.port in peer_ports(pid):
-            there.append(stream)
-    return True
-
-
-def peer_ports(pid: int) -> set[int]:
-    """The ports of those who are connected to a process."""
-    inodes = set()
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            found = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(descriptor))
-            inodes |= {found[1]} if found else set()
-    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-    return {int(row[2].partition(":")[2], 16) for row in rows if row[9] in inodes}
-
-
-def test_a_new_worker_serves_soon_after_the_only_one_was_killed(
-    tmp_path: Path, upstream: ModelServer
-) -> None:
-    """SC-004: within half a second in a quiet moment; the bound here allows for a busy machine."""
-    with serving(tmp_path, upstream.settings()) as daemon:
-        key = create_key(daemon.config)["key"]
-        took = []
-        for _ in range(3):
-            (pid,) = daemon.workers()
-            os.kill(pid, signal.SIGKILL)
-            killed_at = time.monotonic()
-            wait_for(lambda pid=pid: gone(pid))
-            assert call(daemon, key).status == 200  # waits in the listener for whoever comes
-            took.append(time.monotonic() - killed_at)
-            assert took[-1] < AT_ONCE_S
-        print("served again after", *(f"{s * 1000:.0f} ms" for s in took))  # noqa: T201
 
 
 def test_a_killed_demo_is_replaced(tmp_path: Path) -> None:
@@ -500,18 +347,6 @@ def test_a_signal_drains_what_is_in_flight_and_takes_nothing_new(
     assert "connections_cut" not in daemon.log
     with open_state(daemon.state):
         pass
-
-
-def test_what_does_not_end_in_time_is_cut_visibly(tmp_path: Path, held: ModelServer) -> None:
-    with serving(tmp_path, {**held.settings(), **drain_for(0.3)}) as daemon:
-        stream = Stream(daemon, create_key(daemon.config)["key"])
-
-        daemon.process.send_signal(signal.SIGTERM)
-
-        assert daemon.process.wait(30) == 0
-        daemon.stopped = True
-        assert not stream.is_whole()
-    assert "connections_cut=1" in daemon.log
 
 
 def test_a_second_signal_stops_at_once(tmp_path: Path, held: ModelServer) -> None:
@@ -559,23 +394,6 @@ def test_a_killed_supervisor_leaves_calls_whole_and_the_state_usable(
         for pid in workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def test_a_worker_drains_by_itself_when_the_operator_asks_it_to(
-    tmp_path: Path, held: ModelServer
-) -> None:
-    with serving(tmp_path, {**held.settings(), **drain_for(60)}) as daemon:
-        key = create_key(daemon.config)["key"]
-        stream = Stream(daemon, key)
-        (pid,) = daemon.workers()
-
-        os.kill(pid, signal.SIGTERM)
-
-        held.go_on.set()
-        assert stream.is_whole()
-        wait_for(lambda: gone(pid))
-        assert call(daemon, key).status == 200
-    assert f"pid={pid} ended='exit status 0'" in daemon.log
 
 
 # ---- refusing to start ----------------------------------------------------------------------
