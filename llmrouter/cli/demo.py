@@ -55,7 +55,10 @@ _read_event = msgspec.json.Decoder(_Event).decode
 
 def demo(
     port: Annotated[
-        int | None, typer.Option(help=f"Where to listen; default {_PORT}, or any if that is taken.")
+        int | None,
+        typer.Option(
+            min=0, max=65_535, help=f"Where to listen; default {_PORT}, or any if that is taken."
+        ),
     ] = None,
 ) -> None:
     """Try it: a temporary state, a key, the daemon, and one streamed answer; until Ctrl-C.

@@ -1,14 +1,12 @@
 """`llmrouter keys`: issue keys, look at them, end them; with the daemon up or down."""
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, cast
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from llmrouter.cli.options import CONFIG_DEFAULT, AsJson, ConfigPath, refusals
 from llmrouter.config.load import load
@@ -74,7 +72,8 @@ def list_keys(config: ConfigPath = CONFIG_DEFAULT, as_json: AsJson = False) -> N
     if as_json:
         _print_json(found)
     elif found:
-        Console(soft_wrap=True).print(_table(found))
+        for line in _table(found):
+            print(line)
     else:
         _say("there are no keys yet; `llmrouter keys create --org ORG` issues one")
 
@@ -129,13 +128,13 @@ def _print_json(value: object) -> None:
     print(msgspec.json.format(msgspec.json.encode(value)).decode())
 
 
-def _table(views: Iterable[Mapping[str, object]]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in _COLUMNS:
-        table.add_column(column, no_wrap=True)
-    for view in views:
-        table.add_row(*(_shown(view[column]) for column in _COLUMNS))
-    return table
+def _table(views: Iterable[Mapping[str, object]]) -> Iterator[str]:
+    """Aligned columns, each as wide as it needs: an id that is cut is of no use."""
+    cells = [[_shown(view[column]) for column in _COLUMNS] for view in views]
+    rows = [list(_COLUMNS), *cells]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(map(str.ljust, row, widths)).rstrip()
 
 
 def _shown(value: object) -> str:

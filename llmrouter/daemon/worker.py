@@ -41,23 +41,27 @@ def main() -> None:
     end = socket.socket(fileno=int(sys.argv[1]))
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
-    uvloop.run(_main(end))
+    sys.exit(uvloop.run(_main(end)))
 
 
-async def _main(end: socket.socket) -> None:
+async def _main(end: socket.socket) -> int:
     draining = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, draining.set)
     channel = await Channel.over(end)
     start = await channel.to_worker()
     if not isinstance(start, Start):
-        return  # the supervisor died before it had anything to say
+        return 0  # the supervisor died before it had anything to say
     writer = logs.configure(f"worker-{start.worker}")
     settings = msgspec.msgpack.decode(start.config, type=Settings)
     with contextlib.ExitStack() as stack:
-        worker = _Worker(settings, start, writer, stack)
-        # Before it listens: keys that were changed meanwhile are in force for the first call.
-        obeying = spawn(worker.obey(channel, draining), name="channel")
-        await worker.listen()
+        try:
+            worker = _Worker(settings, start, writer, stack)
+            # Before it listens: keys that were changed meanwhile are in force for the first call.
+            obeying = spawn(worker.obey(channel, draining), name="channel")
+            await worker.listen()
+        except (OSError, listeners.ListenError) as error:
+            _log.error("cannot_start=%r", str(error))
+            return 1
         gc.collect()
         gc.freeze()  # what stands now stays; collections look only at what comes after
         channel.send(Ready())
@@ -65,6 +69,7 @@ async def _main(end: socket.socket) -> None:
         await worker.drain()
         obeying.cancel()
         channel.close()
+    return 0
 
 
 class _Worker:

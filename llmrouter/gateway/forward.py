@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Mapping
+from http import HTTPStatus
 
 from llmrouter.contracts.call import Call
+from llmrouter.errors import UpstreamError
 from llmrouter.gateway.exchange import Exchange
 from llmrouter.gateway.failure import translated
 from llmrouter.gateway.meter import Meter
@@ -53,8 +55,7 @@ class Forwarder:
                 reply = self._expect(upstream, connection)
                 _send(connection, head, body)
                 await reply.arrived()
-            if reply.error is not None and reply.is_lost():
-                raise translated(reply.error, exchange)
+            _check(reply, upstream, exchange)
         except BaseException:
             reply.close()  # no connection waits on for an answer that nobody takes
             raise
@@ -71,6 +72,15 @@ class Forwarder:
         reply = Reply(self._loop, connection)
         connection.expect(reply, upstream.timeouts)
         return reply
+
+
+def _check(reply: Reply, upstream: Upstream, exchange: Exchange) -> None:
+    """Raise RouterError where there is nothing that could be passed on."""
+    if reply.error is not None and reply.is_lost():
+        raise translated(reply.error, exchange)
+    if reply.status >= HTTPStatus.BAD_REQUEST and upstream.is_given_away_by(reply.body):
+        reason = f"the upstream '{upstream.name}' answered {reply.status} and showed our credential"
+        raise UpstreamError(f"{reason}; tell your operator")
 
 
 def _send(connection: UpstreamConnection, head: bytes, body: bytes) -> None:

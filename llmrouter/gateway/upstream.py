@@ -24,6 +24,7 @@ class Upstream:
         self.dialect = dialect
         self.pool = pool
         self.timeouts = timeouts
+        self._secret = secret.encode() if secret else None
         credential = dialect.credential_headers(secret) if secret is not None else ()
         lines = [b"%b: %b\r\n" % header for header in credential]
         self._passes = dialect.request_headers | also_passes
@@ -39,6 +40,10 @@ class Upstream:
         headers = request.headers
         passed = [b"%b: %b\r\n" % (name, headers[name]) for name in self._passes & headers.keys()]
         return b"%b%bcontent-length: %d\r\n\r\n" % (start, b"".join(passed), body_bytes)
+
+    def is_given_away_by(self, body: bytes) -> bool:
+        """Whether our credential stands in `body`: some servers say which one they refuse."""
+        return self._secret is not None and self._secret in body
 
     def _start(self, operation: Operation) -> bytes:
         path = self.pool.origin.path_prefix + self.dialect.upstream_path(operation)

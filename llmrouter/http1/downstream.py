@@ -1,14 +1,10 @@
-"""One downstream connection: an asyncio Protocol, and a task that serves its exchanges in order.
+"""One downstream connection: what it reads, and a task that serves its exchanges in order.
 
 Theory of operation. The reader (`reader`) turns bytes into requests; for each the application makes
 an exchange when the head is complete, and may already know the answer then (no key, no such path):
 such an exchange clears `request.wants_body` and is served without waiting for its body. Exchanges
 are served strictly in the order in which they came, one at a time; while one is served, at most one
 read's worth of pipelined bytes waits behind it, then reading pauses.
-
-A response is either given whole (`respond`) or streamed (`begin`, `send`, `finish`); head and first
-bytes leave in one write. A stream that cannot be finished is `cut`: the last chunk is missing (or
-the connection is reset), so no client can take it for complete.
 
 Half-close: a client that ends its sending side still gets its answer. Whether it is still there at
 all shows only when something is written to it, so while nothing is, an interim response
@@ -19,14 +15,14 @@ for one that pipelines: while nothing of it is read, neither is its end.
 import asyncio
 import enum
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Protocol, cast
 
 from llmrouter.http1.deadlines import NEVER
 from llmrouter.http1.errors import MessageError
 from llmrouter.http1.reader import RequestReader
 from llmrouter.http1.request import Request
-from llmrouter.http1.reset import reset
+from llmrouter.http1.response import ResponseWriter
 
 if TYPE_CHECKING:
     from llmrouter.http1.server import Server
@@ -39,8 +35,6 @@ LINGER_BYTES = 64 * 1024 * 1024
 PROBE_EVERY_S = 1.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PROBE = b"HTTP/1.1 102 Processing\r\n\r\n"
-_CLOSE = b"connection: close\r\n\r\n"
-_KEEP_ALIVE_10 = b"connection: keep-alive\r\n\r\n"
 
 
 class Exchange(Protocol):
@@ -58,61 +52,44 @@ class _Waiting(enum.Enum):
     BODY = enum.auto()
 
 
-class ServerConnection(asyncio.Protocol):
+class ServerConnection(ResponseWriter):
     """Reads requests, serves them in order, writes responses."""
 
     __slots__ = (
-        "_chunked",
         "_dropped_bytes",
         "_exchange",
         "_half_closed",
-        "_head",
-        "_lingering",
         "_loop",
-        "_on_writable",
         "_probe",
         "_read_paused",
         "_reader",
         "_ready",
-        "_request",
-        "_responded",
-        "_server",
         "_task",
-        "_transport",
         "_unsent_bytes",
         "_waiter",
         "_waiting",
-        "_writable",
         "deadline",
     )
 
     def __init__(self, server: "Server") -> None:
+        super().__init__(server)
         # for the process
-        self._server = server
         self._loop = server.loop
         # for the connection
-        self._transport: asyncio.Transport | None = None
         self._reader = RequestReader(self, server.settings, server.buffered)
         self._ready: deque[tuple[Request, Exchange]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._writable = True
         self._unsent_bytes = 0
         """As of the last look at a client that reads slowly."""
         self._read_paused = False
         self._half_closed = False
-        self._lingering = False
         self._dropped_bytes = 0
         self._waiting: _Waiting | None = None
         self._probe: asyncio.TimerHandle | None = None
         self.deadline = NEVER
-        # for the exchange being read or served
+        # for the exchange being read
         self._exchange: Exchange | None = None
-        self._request: Request | None = None
-        self._head: bytes | None = None
-        self._chunked = False
-        self._responded = False
-        self._on_writable: Callable[[bool], None] | None = None
 
     def __repr__(self) -> str:
         if self._transport is None:
@@ -238,82 +215,6 @@ class ServerConnection(asyncio.Protocol):
         """Answer a request that cannot be served at all."""
         self.respond(*self._server.application.reject(request, error))
 
-    def is_open(self) -> bool:
-        """Something can still be written."""
-        return self._transport is not None
-
-    def has_begun(self) -> bool:
-        """A streamed response has begun, so there can be no other."""
-        return self._head is not None
-
-    def respond(self, head: bytes, body: bytes) -> None:
-        """Send a whole response: `head` is status line and headers, each line CRLF-ended."""
-        request = self._request
-        assert request is not None
-        assert not self._responded
-        self._responded = True
-        if self._transport is None:
-            return
-        framing = b"content-length: %d\r\n%b" % (len(body), self._connection_header(request))
-        if request.method == b"HEAD":
-            body = b""
-        self._transport.write(head + framing + body)
-
-    def begin(self, head: bytes) -> None:
-        """Start a streamed response; its head leaves with the first bytes."""
-        request = self._request
-        assert request is not None
-        assert self._head is None
-        assert not self._responded
-        assert request.method != b"HEAD", "a body would be taken for the next response"
-        self._chunked = request.minor_version == 1
-        if self._chunked:
-            self._head = head + b"transfer-encoding: chunked\r\n" + self._connection_header(request)
-        else:
-            request.keep_alive = False
-            self._head = head + _CLOSE
-
-    def send(self, data: bytes) -> None:
-        """Pass on bytes of a streamed response; never waits (see `on_writable`)."""
-        if self._transport is None or not data:
-            return  # an empty chunk would be the last one
-        if self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        if self._head:
-            data = self._head + data
-            self._head = b""
-        self._transport.write(data)
-
-    def finish(self) -> None:
-        """End a streamed response as complete."""
-        assert self._head is not None
-        assert not self._responded
-        self._responded = True
-        last = self._head + (b"0\r\n\r\n" if self._chunked else b"")
-        if self._transport is not None and last:
-            self._transport.write(last)
-
-    def cut(self) -> None:
-        """End a streamed response as visibly incomplete: what was sent arrives, no end does."""
-        self._responded = True
-        if self._chunked:
-            self._close()
-        else:
-            # Without chunks a close would look like the end; only a reset does not.
-            self.abort()
-
-    def abort(self) -> None:
-        """Reset the connection at once, dropping whatever is unsent."""
-        self._responded = self._lingering = True
-        if self._transport is not None:
-            reset(self._transport)
-
-    def on_writable(self, listener: Callable[[bool], None] | None) -> None:
-        """Tell `listener` when the client stops (False) or resumes (True) taking bytes."""
-        self._on_writable = listener
-        if listener is not None and not self._writable:
-            listener(False)
-
     def drain(self) -> None:
         """Close now if idle, else after the exchange that is being read or served."""
         idle = self._request is None and not self._ready and not self._reader.is_mid_request()
@@ -350,11 +251,9 @@ class ServerConnection(asyncio.Protocol):
                 await self._waiter
                 continue
             request, exchange = self._ready.popleft()
-            self._request = request
+            self._respond_to(request)
             self._waiting = None
             self.deadline = NEVER
-            self._responded = False
-            self._head = None
             await exchange.serve()
             self._end_exchange(request)
 
@@ -411,13 +310,6 @@ class ServerConnection(asyncio.Protocol):
         if request.body_bytes == 0 and self._transport is not None:
             self._transport.write(_CONTINUE)
 
-    def _connection_header(self, request: Request) -> bytes:
-        """The connection header, where one is needed, and the empty line that ends every head."""
-        if not request.complete or not request.keep_alive or self._server.draining:
-            request.keep_alive = False
-            return _CLOSE
-        return b"\r\n" if request.minor_version == 1 else _KEEP_ALIVE_10
-
     def _refuse(self, error: MessageError) -> None:
         """Answer a broken request, once those before it are answered, and end the connection."""
         self._reader.ended = True
@@ -468,11 +360,6 @@ class ServerConnection(asyncio.Protocol):
         if self._read_paused and self._transport is not None:
             self._read_paused = False
             self._transport.resume_reading()
-
-    def _set_writable(self, writable: bool) -> None:
-        self._writable = writable
-        if self._on_writable is not None:
-            self._on_writable(writable)
 
     def _is_being_read(self) -> bool:
         """Less is unsent than at the last look: the client is slow, but it has not stalled."""

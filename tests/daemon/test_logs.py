@@ -333,7 +333,9 @@ def logged_to(pipe: Pipe) -> Iterator[None]:
 def test_a_line_of_ours_has_the_time_the_level_and_the_process(pipe: Pipe) -> None:
     with logged_to(pipe):
         logging.getLogger("llmrouter.test").warning("child=%s ended=%r", "worker-0", "signal 9")
-        (line,) = pipe.lines(1)
+        got = pipe.lines(1)
+        assert len(got) == 1, got
+        (line,) = got
 
     assert re.fullmatch(
         r"time=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z level=warning process=supervisor"

@@ -1,6 +1,7 @@
 """The supervisor: starting, replacing, draining and dying, with real processes."""
 
 import contextlib
+import http.client
 import os
 import re
 import signal
@@ -32,7 +33,7 @@ from tests.daemon.answering import (
     unix_call,
 )
 from tests.support.certificates import Authority
-from tests.support.daemon import Daemon, create_key, run, serving, wait_for, write_config
+from tests.support.daemon import LLMROUTER, Daemon, create_key, run, serving, wait_for, write_config
 
 pytestmark = pytest.mark.e2e
 
@@ -216,6 +217,29 @@ def test_so_many_workers_serve_as_were_asked_for(
     assert not (tmp_path / "state" / "control.sock").exists()
 
 
+def test_a_log_that_nobody_reads_stops_nothing(tmp_path: Path, upstream: ModelServer) -> None:
+    config = write_config(tmp_path, upstream.settings())
+    key = create_key(config)["key"]
+    with subprocess.Popen(
+        [*LLMROUTER, "serve", "--config", str(config)], stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stderr is not None
+            line = next(line for line in process.stderr if "serving addresses=" in line)
+            found = re.search(r"addresses=127\.0\.0\.1:(\d+)", line)
+            assert found is not None
+            connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=30)
+            for _ in range(450):  # each leaves a line; a pipe holds about 350
+                connection.request("GET", "/v1/models", headers={"authorization": f"Bearer {key}"})
+                response = connection.getresponse()
+                assert (response.status, bool(response.read())) == (200, True)
+            connection.close()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
 def test_children_have_as_many_descriptors_as_we_may_have(
     two: tuple[Daemon, list[str]],
 ) -> None:
@@ -339,6 +363,9 @@ def test_a_signal_drains_what_is_in_flight_and_takes_nothing_new(
         assert idle.sock.recv(1) == b""  # told that it is over, not left to find out
         idle.close()
         assert daemon.process.poll() is None
+        created = create_key(daemon.config)  # administration goes on
+        assert run("keys", "revoke", created["id"], "-c", str(daemon.config)).returncode == 0
+        assert "not confirmed" not in daemon.log
         held.go_on.set()
         assert stream.is_whole()
         assert daemon.process.wait(30) == 0

@@ -203,7 +203,7 @@ async def test_a_journal_that_cannot_be_written_ends_it_with_the_reason(
 
     said = capfd.readouterr().err
     assert said.count("\n") == 1
-    assert re.search(r"level=error process=worker-0 cannot_start='.*File exists.*journal", said)
+    assert re.search(r"level=error process=worker-0 cannot_start=.*File exists.*journal", said)
 
 
 def test_it_loads_nothing_that_only_others_need() -> None:

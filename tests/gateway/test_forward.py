@@ -3,7 +3,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from llmrouter.routing.deployment import Deployment
 from llmrouter.tasks import spawn
 from tests.support.application import settings
 from tests.support.gateway import CREDENTIAL, Stage, asking, error_of, shown, staged
-from tests.support.upstream import Cut, Play, Reset, Stall, Wait, answer, chunk, stream, stream_head
+from tests.support.upstream import Cut, Play, Reset, Stall, answer, chunk, stream, stream_head
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio
@@ -310,7 +310,7 @@ async def test_a_stale_connection_is_replaced_once(
             await client.send(stage.chat(stream=second is STREAM))
             response = await shown(client)
             assert (response.status, response.whole) == (200, True)
-        first, stale, fresh = stage.upstream.seen
+        _, stale, fresh = stage.upstream.seen
         assert [seen.connection for seen in stage.upstream.seen] == [0, 0, 1]
         assert (stale.headers, stale.body) == (fresh.headers, fresh.body)
         assert len(await stage.calls(2)) == 2
@@ -409,20 +409,24 @@ class _Steps:
         self._coroutine = coroutine
         self._waits = waits
 
-    def __await__(self) -> Iterator[Any]:
-        step: Callable[[], Any] = lambda: self._coroutine.send(None)  # noqa: E731
+    def __await__(self) -> Generator[Any, Any, None]:
+        thrown: BaseException | None = None
         while True:
             try:
-                future = step()
+                future = self._coroutine.throw(thrown) if thrown else self._coroutine.send(None)
             except StopIteration:
                 return
+            thrown = None
             self._waits()
             try:
                 yield future
             except BaseException as error:  # noqa: BLE001 - cancellation is what this is for
-                step = lambda error=error: self._coroutine.throw(error)  # noqa: E731
-            else:
-                step = lambda: self._coroutine.send(None)  # noqa: E731
+                thrown = error
+
+
+def lose_clients(stage: Stage) -> None:
+    for connection in list(stage.server.connections):
+        connection.abort()
 
 
 @contextlib.asynccontextmanager
@@ -432,12 +436,7 @@ async def interrupted(
     """A stage on which the server loses its client when an exchange waits for the nth time."""
     spawning = Interrupted(at)
     async with staged(tmp_path, *plays, spawning=spawning, url=url) as stage:
-
-        def interrupt() -> None:
-            for connection in list(stage.server.connections):
-                connection.abort()
-
-        spawning.interrupt = interrupt
+        spawning.interrupt = lambda: lose_clients(stage)
         yield stage
         assert spawning.happened, "nothing waited that often"
         await until(lambda: not stage.server.connections, "a connection is left")
@@ -480,7 +479,7 @@ async def test_a_call_may_be_cancelled_while_it_replaces_a_stale_connection(
     async with staged(
         tmp_path, [OK], [Cut()], [Stall()], spawning=(spawning := Interrupted(99))
     ) as stage:
-        spawning.interrupt = lambda: [c.abort() for c in list(stage.server.connections)] and None
+        spawning.interrupt = lambda: lose_clients(stage)
         async with stage.connected() as client:
             await client.send(stage.chat())
             assert (await shown(client)).status == 200
@@ -510,6 +509,7 @@ async def test_a_caller_may_leave_in_any_turn_of_the_loop(
     """Before, between and after the waits above, also in the very turn in which they end."""
     monkeypatch.setattr(downstream, "PROBE_EVERY_S", 0.01)
     async with staged(tmp_path, plays) as stage:
+        pool = stage.upstreams["up"].pool
         for turns in range(40):
             async with stage.connected() as client:
                 await client.send(stage.chat(stream=True))
@@ -518,7 +518,6 @@ async def test_a_caller_may_leave_in_any_turn_of_the_loop(
                 if not orderly:
                     client.reset()
             await stage.at_rest()
-            pool = stage.upstreams["up"].pool
             await until(lambda: len(pool._open) == len(pool._idle), "a connection is left")
         begun = stage.journal().calls
         outcomes = {call.end and call.end.outcome for call in await stage.calls(len(begun))}

@@ -20,7 +20,7 @@ from llmrouter.routing.strategy import Ordered
 from tests.support.application import settings
 from tests.support.gateway import asking, error_of, request, shown, staged
 from tests.support.leaks import Failures
-from tests.support.upstream import LAST_CHUNK, Stall, Wait, answer, chunk, stream_head
+from tests.support.upstream import LAST_CHUNK, Play, Stall, Wait, answer, chunk, stream_head
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio
@@ -175,13 +175,16 @@ async def test_every_refusal_without_an_exchange_is_a_whole_head(
 
 
 async def test_a_connection_too_many_is_told_so(tmp_path: Path) -> None:
-    async with staged(tmp_path, OK, limits=settings(connections=1)) as stage:
-        async with stage.connected() as first, stage.connected() as second:
-            await first.send(stage.chat())
-            assert (await shown(first)).status == 200
-            sent = await second.read_all()
-            assert sent.startswith(b"HTTP/1.1 503 ")
-            assert b'"code":"overloaded"' in sent
+    async with (
+        staged(tmp_path, OK, limits=settings(connections=1)) as stage,
+        stage.connected() as first,
+        stage.connected() as second,
+    ):
+        await first.send(stage.chat())
+        assert (await shown(first)).status == 200
+        sent = await second.read_all()
+        assert sent.startswith(b"HTTP/1.1 503 ")
+        assert b'"code":"overloaded"' in sent
 
 
 async def test_ids_are_never_given_twice_and_stand_in_the_log(tmp_path: Path) -> None:
@@ -206,7 +209,7 @@ async def test_an_id_that_the_caller_chose_is_not_taken_over(tmp_path: Path) -> 
 
 
 async def test_pipelined_calls_are_answered_in_order(tmp_path: Path) -> None:
-    plays = [[answer(b'{"n": %d}' % n)] for n in range(20)]
+    plays: list[Play] = [[answer(b'{"n": %d}' % n)] for n in range(20)]
     async with staged(tmp_path, *plays) as stage, stage.connected() as client:
         await client.send(b"".join(stage.chat() for _ in plays))
         for n in range(20):
@@ -370,7 +373,7 @@ async def test_a_bug_in_the_middle_of_a_stream_cuts_it(
     tmp_path: Path, no_leaks: Failures, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     event, go_on = b"data: {}\n\n", asyncio.Event()
-    play = [stream_head(), chunk(event), Wait(go_on), chunk(event), Stall()]
+    play: Play = [stream_head(), chunk(event), Wait(go_on), chunk(event), Stall()]
     async with staged(tmp_path, play) as stage, stage.connected() as client:
         if at == 0:
             monkeypatch.setattr(CompletionTap, "feed", broken)

@@ -102,9 +102,16 @@ async def test_an_error_of_the_upstream_is_no_stream_whatever_it_calls_itself(
         assert (response.status, response.body) == (429, b'{"error": {}}')
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"x" * (PLAIN_BYTES_MAX + 1)])
-async def test_a_refusal_of_our_credential_is_not_the_callers(tmp_path: Path, body: bytes) -> None:
-    said = f"the key {CREDENTIAL} is wrong ".encode() + body
+REFUSALS = [
+    b"",
+    b'{"error":{"message":"Incorrect API key provided: sk-up**********6789, is wrong"}}',
+    f"the key {CREDENTIAL} is wrong".encode(),
+    b"is wrong" * PLAIN_BYTES_MAX,
+]
+
+
+@pytest.mark.parametrize("said", REFUSALS, ids=["empty", "masked", "plain", "long"])
+async def test_a_refusal_of_our_credential_is_not_the_callers(tmp_path: Path, said: bytes) -> None:
     async with staged(tmp_path, [answer(said, status=401, headers=JSON)]) as stage:
         response = await stage.ask(stage.chat())
         error = error_of(response)
@@ -118,10 +125,27 @@ async def test_a_refusal_of_our_credential_is_not_the_callers(tmp_path: Path, bo
         await until(lambda: stage.upstream.open <= 1, "connections pile up")
 
 
+@pytest.mark.parametrize("status", [400, 403, 404, 429, 500, 503])
+async def test_an_error_that_shows_our_credential_is_not_passed_on(
+    tmp_path: Path, status: int
+) -> None:
+    """Echoing servers and careless proxies repeat the head that they were sent."""
+    said = b'{"error":{"message":"no: authorization: Bearer %b"}}' % CREDENTIAL.encode()
+    async with staged(tmp_path, [answer(said, status=status, headers=JSON)]) as stage:
+        response = await stage.ask(stage.chat())
+        assert (response.status, error_of(response)["code"]) == (502, "upstream_error")
+        assert str(status) in error_of(response)["message"]
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert (call.end.status, call.end.outcome) == (502, "upstream_error")
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 304, 307, 308])
 async def test_a_redirect_is_not_followed_and_not_passed_on(tmp_path: Path, status: int) -> None:
     where = b"location: http://169.254.169.254/latest\r\n"
-    async with staged(tmp_path, [answer(b"", status=status, headers=where)]) as stage:
+    async with staged(
+        tmp_path, [answer(b"" if status == 304 else b"{}", status=status, headers=where)]
+    ) as stage:
         response = await stage.ask(stage.chat())
         assert (response.status, error_of(response)["code"]) == (502, "upstream_error")
         assert b"location" not in response.headers
@@ -147,6 +171,7 @@ NO_ANSWERS: dict[str, Play] = {
     "two-lengths": [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}"],
     "length-and-chunks": [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n" + CHUNKED + b"\r\n{}"],
     "bad-chunk": [b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"\r\nzz\r\n{}\r\n"],
+    "other-protocol": [b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"],
     "only-interim": [b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n", Cut()],
     "folded": [b"HTTP/1.1 200 OK\r\ncontent-type: a\r\n b: c\r\ncontent-length: 2\r\n\r\n{}"],
     "control": [b"HTTP/1.1 200 OK\r\ncontent-type: a\x00b\r\ncontent-length: 2\r\n\r\n{}"],
@@ -342,19 +367,21 @@ async def test_a_long_plain_answer_waits_for_a_slow_reader(tmp_path: Path) -> No
     all_sent = Reached()
     head = b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"\r\n"
     play: Play = [head, *pieces, Wait(all_sent), Stall()]
-    async with staged(tmp_path, play, send_buffer_bytes=65_536) as stage:
-        async with stage.connected(receive_buffer_bytes=4096) as client:
-            tracemalloc.start()
-            try:
-                await client.send(stage.chat())
-                await client.read_until(b"\r\n\r\n")
-                await stage.upstream_paused()
-                held, _ = tracemalloc.get_traced_memory()
-            finally:
-                tracemalloc.stop()
-            assert not all_sent.is_set()
-            assert held < 8 * PLAIN_BYTES_MAX
-            client.reset()
-            (call,) = await stage.calls()
-            assert call.end is not None
-            assert call.end.outcome == "client_gone"
+    async with (
+        staged(tmp_path, play, send_buffer_bytes=65_536) as stage,
+        stage.connected(receive_buffer_bytes=4096) as client,
+    ):
+        tracemalloc.start()
+        try:
+            await client.send(stage.chat())
+            await client.read_until(b"\r\n\r\n")
+            await stage.upstream_paused()
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert not all_sent.is_set()
+        assert held < 8 * PLAIN_BYTES_MAX
+        client.reset()
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert call.end.outcome == "client_gone"

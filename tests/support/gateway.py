@@ -8,10 +8,10 @@ import asyncio
 import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 
@@ -21,6 +21,7 @@ from llmrouter.access.keybook import KeyBook
 from llmrouter.access.keyring import Keyring
 from llmrouter.access.patterns import ModelPatterns
 from llmrouter.access.policy import ModelPolicy
+from llmrouter.access.principal import Principal
 from llmrouter.dialects.openai import OpenAI
 from llmrouter.errors import Overloaded
 from llmrouter.gateway.admit import Admission
@@ -32,8 +33,10 @@ from llmrouter.gateway.pipeline import Gateway, Steps
 from llmrouter.gateway.route import Router
 from llmrouter.gateway.upstream import Upstream
 from llmrouter.http1.deadlines import Deadlines
+from llmrouter.http1.downstream import ServerConnection
 from llmrouter.http1.origin import Origin
 from llmrouter.http1.pool import Pool
+from llmrouter.http1.request import Request
 from llmrouter.http1.server import Server, ServerSettings, Spawn
 from llmrouter.http1.upstream import UpstreamTimeouts
 from llmrouter.metering.journal import Journal, JournalFiles, Write, journal_paths
@@ -91,6 +94,24 @@ def asking(model: str = "gpt", **members: Any) -> bytes:
     """The body of a chat call."""
     messages = [{"role": "user", "content": "a prompt of mine"}]
     return msgspec.json.encode({"model": model, "messages": messages, **members})
+
+
+class _Nobody:
+    """Serves nothing."""
+
+    def serve(self, exchange: Exchange) -> Awaitable[None]:
+        raise AssertionError("this exchange is not for serving")
+
+
+def idle_exchange() -> Exchange:
+    """An exchange that stands by itself, for what looks at one: it cannot answer."""
+    nowhere = cast("ServerConnection", None)
+    exchange = Exchange(_Nobody(), nowhere, Request(b"/v1/models"), "req_1")
+    exchange.dialect = OpenAI()
+    exchange.principal = Principal(
+        org="acme", team=None, user=None, key_id="k" * 12, models=ModelPatterns()
+    )
+    return exchange
 
 
 class Reached(asyncio.Event):

@@ -1,0 +1,352 @@
+"""`llmrouter keys`, as an admin uses it."""
+
+import datetime
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from typer.testing import CliRunner, Result
+
+from llmrouter.access.issued import KeyTerms
+from llmrouter.access.key import KeyDigest
+from llmrouter.access.keybook import KeyBook
+from llmrouter.cli.main import app
+from llmrouter.daemon import keydesk
+from llmrouter.daemon.state import open_state
+from tests.support.daemon import DEMO, run, serving, write_config
+
+FILE = """
+[upstreams.demo]
+url = "builtin:demo"
+[models."demo"]
+deployments = [{ upstream = "demo" }]
+[orgs.acme]
+[orgs.acme.teams.research]
+"""
+KEY = re.compile(r"sk-lr-[0-9A-Za-z]{12}-[0-9A-Za-z]{43}")
+A_YEAR_AGO_S = 1_700_000_000
+
+
+@pytest.fixture(autouse=True)
+def _in_a_directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LLMROUTER_CONFIG", raising=False)
+    Path("router.toml").write_text(FILE)
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def keys(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["keys", *arguments], env={"COLUMNS": "80"})
+
+
+def created(*options: str) -> dict[str, Any]:
+    done = keys("create", "--org", "acme", "--json", *options)
+    assert done.exit_code == 0, done.stderr
+    view: dict[str, Any] = msgspec.json.decode(done.stdout)
+    return view
+
+
+def at(text: str) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(text)
+
+
+# ---- create -----------------------------------------------------------------------------------
+
+
+def test_the_key_alone_is_printed_and_the_rest_is_said_beside_it() -> None:
+    """So that `KEY=$(llmrouter keys create --org acme)` works."""
+    done = keys("create", "--org", "acme")
+
+    assert done.exit_code == 0
+    assert KEY.fullmatch(done.stdout.removesuffix("\n"))
+    key_id = done.stdout[6:18]
+    assert done.stderr == (
+        f"the key {key_id} of acme is in force; it is not shown again, so keep it now\n"
+    )
+
+
+def test_the_json_of_a_new_key_is_its_view_with_its_text() -> None:
+    view = created(
+        "--team", "research", "--user", "ada@example.com", "--name", "ci", "--expires", "90d"
+    )
+
+    assert list(view) == [
+        "id", "key", "org", "team", "user", "name", "models",
+        "created_at", "expires_at", "revoked_at", "status",
+    ]  # fmt: skip
+    assert KEY.fullmatch(view["key"])
+    assert view["key"][6:18] == view["id"]
+    assert (view["org"], view["team"], view["user"]) == ("acme", "research", "ada@example.com")
+    assert (view["name"], view["models"], view["status"]) == ("ci", [], "active")
+    assert view["revoked_at"] is None
+    assert at(view["expires_at"]) - at(view["created_at"]) == datetime.timedelta(days=90)
+
+
+@pytest.mark.parametrize(
+    ("options", "models"),
+    [
+        ([], []),
+        (["--models", "demo"], ["demo"]),
+        (["--models", "demo,gpt-4o*"], ["demo", "gpt-4o*"]),
+        (["--models", "demo", "--models", "a,b"], ["demo", "a", "b"]),
+    ],
+)
+def test_models_may_be_repeated_and_joined_by_commas(options: list[str], models: list[str]) -> None:
+    assert created(*options)["models"] == models
+
+
+@pytest.mark.parametrize(
+    ("text", "lifetime"),
+    [
+        ("90d", datetime.timedelta(days=90)),
+        ("12h", datetime.timedelta(hours=12)),
+        ("2w", datetime.timedelta(weeks=2)),
+        ("1s", datetime.timedelta(seconds=1)),
+    ],
+)
+def test_a_key_lives_as_long_as_was_said(text: str, lifetime: datetime.timedelta) -> None:
+    view = created("--expires", text)
+
+    assert at(view["expires_at"]) - at(view["created_at"]) == lifetime
+
+
+@pytest.mark.parametrize(
+    "text", ["", "90", "tomorrow", "-1d", "0d", "1.5d", "90 d", "1y", "\uff19d"]
+)
+def test_a_lifetime_that_is_none_is_a_usage_error(text: str) -> None:
+    done = keys("create", "--org", "acme", "--expires", text)
+
+    assert done.exit_code == 2
+    assert "is not a duration" in " ".join(done.stderr.replace("│", " ").split())
+    assert done.stdout == ""
+    assert not Path("state").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--org", "a/b"], "org 'a/b' is not a name"),
+        (["--org", ""], "org '' is not a name"),
+        (["--org", "acme", "--team", "x" * 65], "is not a name: write 1 to 64"),
+        (["--org", "acme", "--models", "gpt-?"], "'gpt-?' is not a model pattern"),
+        (["--org", "acme", "--models", ""], "has 0 characters"),
+        (["--org", "acme", "--models", "a,,b"], "has 0 characters"),
+        (["--org", "acme", "--expires", "999999999d"], "at most 100 years"),
+    ],
+)
+def test_terms_that_cannot_be_kept_are_refused(options: list[str], words: str) -> None:
+    done = keys("create", *options)
+
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("llmrouter: ")
+    assert words in done.stderr
+    assert keys("list").stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "note"),
+    [
+        (["--org", "acme"], None),
+        (["--org", "acme", "--team", "research"], None),
+        (["--org", "globex"], "note: router.toml has no [orgs.globex], so no limits or budgets"),
+        (["--org", "acme", "--team", "x"], "note: router.toml has no [orgs.acme.teams.x]: only"),
+    ],
+)
+def test_a_word_is_said_about_whom_the_file_does_not_know(
+    options: list[str], note: str | None
+) -> None:
+    done = keys("create", "--json", *options)
+
+    assert done.exit_code == 0
+    assert msgspec.json.decode(done.stdout)["status"] == "active"
+    assert (note is None) == (done.stderr == "")
+    assert (note or "") in done.stderr
+
+
+# ---- list, show, revoke -----------------------------------------------------------------------
+
+
+def key_of_long_ago() -> str:
+    """The id of a key that has expired."""
+    with open_state(Path("state")) as state:
+        book = KeyBook(state.store, KeyDigest(state.digest_key))
+        return book.create(KeyTerms(org="old", expires_in_s=1), A_YEAR_AGO_S)[0].id
+
+
+def test_no_keys_are_none_in_words_and_an_empty_list_in_json() -> None:
+    assert keys("list").stderr == (
+        "there are no keys yet; `llmrouter keys create --org ORG` issues one\n"
+    )
+    assert keys("list").stdout == ""
+    assert msgspec.json.decode(keys("list", "--json").stdout) == []
+
+
+def test_every_key_is_a_row_oldest_first_whatever_the_width() -> None:
+    old = key_of_long_ago()
+    active = created("--team", "research", "--user", "u" * 100, "--models", "demo,gpt-4o*")
+    ended = created("--name", "of a person who left")["id"]
+    assert keys("revoke", ended).exit_code == 0
+
+    done = keys("list")
+
+    head, *rows = done.stdout.splitlines()
+    assert head.split() == [
+        "id", "org", "team", "user", "name", "models", "created_at", "expires_at", "status",
+    ]  # fmt: skip
+    assert len(rows) == 3
+    assert rows[0].split()[0] == old
+    by_id = {row.split()[0]: row for row in rows}
+    assert by_id[old].rstrip().endswith("expired")
+    assert by_id[active["id"]].rstrip().endswith("active")
+    assert "demo gpt-4o*" in by_id[active["id"]]
+    assert "u" * 100 in by_id[active["id"]]
+    assert by_id[ended].rstrip().endswith("revoked")
+    assert "of a person who left" in by_id[ended]
+    assert "every model" in by_id[ended]
+    assert active["key"][-43:] not in done.stdout
+
+
+def test_a_name_is_shown_as_it_is_and_not_as_markup() -> None:
+    created("--name", "[red]:smile: [b]x")
+
+    assert "[red]:smile: [b]x" in keys("list").stdout
+
+
+def test_a_list_has_the_same_members_as_json() -> None:
+    view = created("--models", "demo")
+    del view["key"]
+
+    assert msgspec.json.decode(keys("list", "--json").stdout) == [view]
+
+
+def test_one_key_is_shown_field_by_field() -> None:
+    view = created("--models", "demo,gpt-4o*", "--user", "ada")
+
+    done = keys("show", view["id"])
+
+    assert done.exit_code == 0
+    assert done.stdout == (
+        f"id          {view['id']}\n"
+        "org         acme\n"
+        "team        -\n"
+        "user        ada\n"
+        "name        -\n"
+        "models      demo gpt-4o*\n"
+        f"created_at  {view['created_at']}\n"
+        "expires_at  -\n"
+        "revoked_at  -\n"
+        "status      active\n"
+    )
+    shown = msgspec.json.decode(keys("show", view["id"], "--json").stdout)
+    assert shown == {name: value for name, value in view.items() if name != "key"}
+
+
+def test_a_revoked_key_is_shown_as_such_each_time() -> None:
+    key_id = created()["id"]
+
+    first = keys("revoke", key_id)
+    again = keys("revoke", key_id, "--json")
+
+    assert first.exit_code == again.exit_code == 0
+    assert "status      revoked\n" in first.stdout
+    revoked_at = msgspec.json.decode(again.stdout)["revoked_at"]
+    assert f"revoked_at  {revoked_at}\n" in first.stdout
+
+
+@pytest.mark.parametrize("command", ["show", "revoke"])
+def test_an_id_that_no_key_has_is_refused(command: str) -> None:
+    done = keys(command, "3fQ9xW2LbT0c")
+
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        "llmrouter: no key has the id '3fQ9xW2LbT0c'; `llmrouter keys list` shows all ids\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["show", "revoke"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_whole_key_is_not_taken_for_an_id_nor_repeated(command: str, as_json: bool) -> None:
+    view = created()
+
+    done = keys(command, view["key"], *(["--json"] if as_json else []))
+
+    assert done.exit_code == 1
+    assert "never give the key itself" in done.stderr
+    assert view["key"][-43:] not in done.output
+    assert msgspec.json.decode(keys("show", view["id"], "--json").stdout)["status"] == "active"
+
+
+# ---- the state --------------------------------------------------------------------------------
+
+
+def test_the_state_is_for_its_owner_only_whatever_the_umask() -> None:
+    created()
+
+    for path in (Path("state"), *Path("state").rglob("*")):
+        mode = stat.S_IMODE(path.lstat().st_mode)
+        assert mode == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_no_part_of_a_key_is_kept_but_its_id_and_digest() -> None:
+    view = created()
+
+    content = b"".join(path.read_bytes() for path in Path("state").rglob("*") if path.is_file())
+
+    assert view["id"].encode() in content
+    assert view["key"][-43:].encode() not in content
+
+
+@pytest.mark.parametrize(
+    "arguments", [("list",), ("create", "--org", "acme"), ("show", "x"), ("revoke", "x")], ids=str
+)
+def test_a_state_that_cannot_be_used_is_told(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keydesk, "_HANDOVER_S", 0.05)
+    with open_state(Path("state")):
+        done = keys(*arguments)
+
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert "state is in use by process" in done.stderr
+
+
+def test_a_file_with_a_mistake_is_refused_before_anything_is_made() -> None:
+    Path("router.toml").write_text(FILE + "nonsense = 1\n")
+
+    done = keys("create", "--org", "acme")
+
+    assert done.exit_code == 1
+    assert "orgs.acme.teams.research.nonsense" in done.stderr
+    assert not Path("state").exists()
+
+
+@pytest.mark.e2e
+def test_what_is_printed_is_the_same_with_the_daemon_up_or_down(tmp_path: Path) -> None:
+    config = str(write_config(tmp_path, DEMO))
+    made = [
+        run("keys", "create", "--org", "acme", "--models", models, "--json", "--config", config)
+        for models in ("demo", "demo-*")
+    ]
+    key_id = msgspec.json.decode(made[0].stdout)["id"]
+    questions = [("list",), ("show", key_id), ("revoke", "nobody")]
+
+    def answers() -> list[tuple[int, str, str]]:
+        done = [run("keys", *question, "--config", config) for question in questions]
+        return [(one.returncode, one.stdout, one.stderr) for one in done]
+
+    down = answers()
+    with serving(tmp_path):
+        up = answers()
+
+    assert up == down
+    assert [status for status, _, _ in up] == [0, 0, 1]

@@ -1,0 +1,219 @@
+import asyncio
+import contextlib
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from llmrouter.contracts.call import Operation, Usage
+from llmrouter.dialects.openai import OpenAI
+from llmrouter.errors import InternalError, ModelNotFound, UpstreamTimeout
+from llmrouter.gateway.meter import Meter
+from llmrouter.metering.journal import Journal, JournalFiles, journal_paths
+from llmrouter.metering.records import Header
+from llmrouter.metering.replay import JournaledCall, pair
+from tests.support.gateway import NOW_S, idle_exchange, request, staged
+from tests.support.upstream import Stall, answer, stream
+from tests.support.waiting import until
+
+BODY = b'{"usage":{"prompt_tokens":9,"completion_tokens":4,"cost":0.5}}'
+
+
+@pytest.mark.asyncio
+async def test_begin_and_end_say_who_asked_for_what_and_what_it_used(tmp_path: Path) -> None:
+    """FR-008: every member of both records."""
+    async with staged(tmp_path, [answer(BODY)], aliases={"gpt": ["nick"]}) as stage:
+        key = stage.issue(org="org", team="team", user="who@example.com")
+        response = await stage.ask(stage.chat(key=key, model="nick"))
+        (call,) = await stage.calls()
+        begin, end = call.begin, call.end
+        assert end is not None
+        assert msgspec.structs.asdict(begin) == {
+            "seq": 1,
+            "at_ms": NOW_S * 1000,
+            "request_id": response.headers[b"x-request-id"].decode(),
+            "org": "org",
+            "team": "team",
+            "user": "who@example.com",
+            "key_id": key[6:18].decode(),
+            "model": "gpt",
+            "deployment": "up/gpt-real",
+            "upstream": "up",
+            "dialect": "openai",
+            "operation": "chat",
+            "stream": False,
+        }
+        assert (end.seq, end.request_id, end.status) == (1, begin.request_id, 200)
+        assert (end.outcome, end.error_code, end.attempts) == ("ok", None, 1)
+        assert end.usage == Usage(prompt_tokens=9, output_tokens=4, cost_nano_usd=500_000_000)
+        assert not end.estimated
+        assert end.ttft_ms is not None
+        assert 0 <= end.ttft_ms <= end.duration_ms
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("path", [b"chat/completions", b"completions", b"embeddings", b"responses"])
+async def test_each_operation_is_told_apart(tmp_path: Path, path: bytes) -> None:
+    async with staged(tmp_path, [answer(BODY)]) as stage:
+        await stage.ask(request(b"/v1/" + path, stage.key, b'{"model":"gpt","input":"x"}'))
+        (call,) = await stage.calls()
+        assert (
+            call.begin.operation
+            == {
+                b"chat/completions": "chat",
+                b"completions": "completion",
+                b"embeddings": "embedding",
+                b"responses": "response",
+            }[path]
+        )
+
+
+@pytest.mark.asyncio
+async def test_no_secret_prompt_or_answer_is_ever_written_down(tmp_path: Path) -> None:
+    said = answer(b'{"choices":["the answer"],"error":"why"}')
+    async with staged(tmp_path, [said], [answer(b'{"error":"why"}', status=500)]) as stage:
+        for _ in range(2):
+            await stage.ask(stage.chat(user="the user"))
+        await stage.calls(2)
+        written = b"".join(path.read_bytes() for path in stage.journal_dir.iterdir())
+        for secret in (stage.key, stage.key[-43:], b"a prompt", b"the answer", b"why", b"the user"):
+            assert secret not in written
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("body", [b"{}", b'{"usage":null}', b"[]", b'{"usage":{"other":1}}'])
+async def test_an_answer_without_usage_is_marked_as_estimated(tmp_path: Path, body: bytes) -> None:
+    async with staged(tmp_path, [answer(body)]) as stage:
+        await stage.ask(stage.chat())
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert (call.end.outcome, call.end.estimated, call.end.usage) == ("ok", True, Usage())
+
+
+@pytest.mark.asyncio
+async def test_a_long_stream_settles_at_what_was_said_last(tmp_path: Path) -> None:
+    counts = [b'data: {"choices":[{}],"usage":{"prompt_tokens":9,"completion_tokens":%d}}\n\n' % n
+              for n in range(1, 6)]  # fmt: skip
+    async with staged(tmp_path, [stream(*counts, b"data: [DONE]\n\n")]) as stage:
+        await stage.ask(stage.chat(stream=True))
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert call.end.usage == Usage(prompt_tokens=9, output_tokens=5)
+
+
+@pytest.mark.asyncio
+async def test_every_begin_has_its_end_in_every_ending_at_once(tmp_path: Path) -> None:
+    """Many at once, each its own way; the stage checks the pairs at its end."""
+    plays: list[Any] = [[answer(BODY)], [answer(b"{}", status=500)], [answer(b"{")], [Stall()]]
+    async with staged(tmp_path, *(plays * 5)) as stage:
+
+        async def call() -> None:
+            async with stage.connected() as client:
+                await client.send(stage.chat())
+                await until(lambda: len(stage.upstream.seen) == 20, "not all arrived")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.1):
+                        await client.read()
+                client.reset()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(20):
+                group.create_task(call())
+        calls = await stage.calls(20)
+        assert sorted(call.begin.seq for call in calls) == list(range(1, 21))
+        ends = [(call.end.status, call.end.outcome) for call in calls if call.end is not None]
+        assert sorted(set(ends)) == [
+            (0, "client_gone"),
+            (200, "ok"),
+            (500, "upstream_error"),
+            (502, "upstream_error"),
+        ]
+
+
+class Desk:
+    """A meter and its journal, on a disk that may be full; the loop's turns are the test's."""
+
+    def __init__(self, directory: Path, *, full: bool = False) -> None:
+        self._directory = directory
+        self._soon: list[Callable[[], None]] = []
+        files = JournalFiles(
+            directory, Header(worker="0", boot="b", pid=1), write=_refuse if full else os.write
+        )
+        self._journal = Journal(
+            files, call_soon=self._soon.append, call_later=lambda _, callback: None
+        )
+        exchange = idle_exchange()
+        exchange.arrived_at = 10.0
+        self.meter = Meter(self._journal, exchange, lambda: 10.25, lambda: 1000.5)
+
+    def begin(self) -> None:
+        call = OpenAI().read_call(Operation.CHAT, b'{"model":"gpt"}')
+        self.meter.begin(call, lambda: None, lambda error: self.meter.never_begun())
+
+    def turn(self) -> None:
+        while self._soon:
+            self._soon.pop(0)()
+
+    def calls(self) -> list[JournaledCall]:
+        """What is found in the files afterwards."""
+        self.turn()
+        self._journal.close()
+        found = pair(journal_paths(self._directory))
+        assert [*found.orphans, *found.duplicates] == []
+        return found.calls
+
+
+def _refuse(_fd: int, _data: bytes | memoryview) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "status", "code"),
+    [
+        (asyncio.CancelledError(), "client_gone", 0, None),
+        (UpstreamTimeout("x"), "upstream_error", 504, "upstream_timeout"),
+        (InternalError("x"), "router_error", 500, "internal_error"),
+        (ModelNotFound("x"), "router_error", 404, "model_not_found"),
+        (KeyError("a bug"), "router_error", 0, None),
+    ],
+)
+def test_how_a_call_ended_follows_from_what_ended_it(
+    tmp_path: Path, error: BaseException, outcome: str, status: int, code: str | None
+) -> None:
+    desk = Desk(tmp_path)
+    with contextlib.suppress(type(error)), desk.meter:
+        desk.begin()
+        raise error
+    ((end,),) = [[call.end] for call in desk.calls()]
+    assert end is not None
+    assert (end.outcome, end.status, end.error_code) == (outcome, status, code)
+    assert (end.at_ms, end.duration_ms, end.ttft_ms) == (1000_500, 250, None)
+
+
+def test_the_time_to_the_first_byte_counts_from_the_callers_head(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    with desk.meter:
+        desk.begin()
+        desk.meter.first_byte()
+    (call,) = desk.calls()
+    assert call.end is not None
+    assert (call.end.ttft_ms, call.end.duration_ms) == (250, 250)
+
+
+def test_a_call_that_did_not_come_to_its_begin_has_no_end(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    with desk.meter:
+        pass
+    assert desk.calls() == []
+
+
+def test_a_begin_that_could_not_be_written_has_no_end(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, full=True)
+    with desk.meter:
+        desk.begin()
+        desk.turn()
+    assert desk.calls() == []
