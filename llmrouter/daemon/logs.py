@@ -155,15 +155,13 @@ class ExchangeLog:
     def _line(self, exchange: Exchange) -> str:
         error, principal, request = exchange.error, exchange.principal, exchange.request
         start = self._writer.line_start("info" if error is None else _LEVELS[error.source])
-        who = f" org={_value(principal.org)} key={principal.key_id}" if principal else ""
-        call = ""
-        if exchange.model:
-            call = f" model={_value(exchange.model)} deployment={_value(exchange.deployment)}"
+        who = _who(principal.org, principal.key_id) if principal is not None else ""
+        call = _call(exchange.model, exchange.deployment) if exchange.model else ""
         code = f" code={error.code}" if error is not None else ""
         return (
-            f"{start} request={exchange.request_id}{who} method={request.method.decode()}"
-            f" path={_value(request.path.decode('latin-1'))}{call} status={exchange.status}"
-            f"{code} ms={(self._clock() - exchange.arrived_at) * 1000:.1f}\n"
+            f"{start} request={exchange.request_id}{who}{_what(request.method, request.path)}{call}"
+            f" status={exchange.status}{code}"
+            f" ms={(self._clock() - exchange.arrived_at) * 1000:.1f}\n"
         )
 
 
@@ -173,6 +171,20 @@ def _stamp(second: int) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
+def _who(org: str, key_id: str) -> str:
+    return f" org={_value(org)} key={key_id}"
+
+
+@functools.lru_cache(maxsize=1024)
+def _call(model: str, deployment: str) -> str:
+    return f" model={_value(model)} deployment={_value(deployment)}"
+
+
+@functools.lru_cache(maxsize=1024)
+def _what(method: bytes, path: bytes) -> str:
+    return f" method={method.decode()} path={_value(path.decode('latin-1'))}"
+
+
 def _value(text: str) -> str:
     """Make one word of `text`, in quotes where it is not plainly one."""
     cut = text[:_VALUE_CHARS_MAX]

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping
-from http import HTTPStatus
 
 from llmrouter.contracts.call import Call
 from llmrouter.errors import UpstreamError
@@ -15,6 +14,7 @@ from llmrouter.http1.errors import ConnectionLost, HttpError
 from llmrouter.http1.upstream import UpstreamConnection
 from llmrouter.routing.deployment import Deployment
 
+ERRORS_FROM = 400
 JOINED_BODY_BYTES_MAX = 65_536
 """Up to here head and body are joined for one write; a longer body is not copied for it."""
 
@@ -78,7 +78,7 @@ def _check(reply: Reply, upstream: Upstream, exchange: Exchange) -> None:
     """Raise RouterError where there is nothing that could be passed on."""
     if reply.error is not None and reply.is_lost():
         raise translated(reply.error, exchange)
-    if reply.status >= HTTPStatus.BAD_REQUEST and upstream.is_given_away_by(reply.body):
+    if reply.status >= ERRORS_FROM and upstream.is_given_away_by(reply.body):
         reason = f"the upstream '{upstream.name}' answered {reply.status} and showed our credential"
         raise UpstreamError(f"{reason}; tell your operator")
 

@@ -81,6 +81,15 @@ class Meter:
         """The answer has begun to arrive."""
         self._first_byte_at = self._clock()
 
+    def _note_failure(self, error: BaseException) -> None:
+        self.outcome = "router_error"
+        if isinstance(error, asyncio.CancelledError):
+            self.outcome = "client_gone"
+        elif isinstance(error, RouterError):
+            self._exchange.error = error
+            if error.source is Source.UPSTREAM:
+                self.outcome = "upstream_error"
+
     def __enter__(self) -> "Meter":
         return self
 
@@ -94,13 +103,8 @@ class Meter:
             return
         exchange = self._exchange
         now = self._clock()
-        if isinstance(error, asyncio.CancelledError):
-            self.outcome = "client_gone"
-        elif isinstance(error, RouterError):
-            self.outcome = "upstream_error" if error.source is Source.UPSTREAM else "router_error"
-            exchange.error = error
-        elif error is not None:
-            self.outcome = "router_error"
+        if error is not None:
+            self._note_failure(error)
         first_at = self._first_byte_at
         refusal = exchange.error
         self._journal.end(

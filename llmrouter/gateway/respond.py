@@ -1,7 +1,5 @@
 """Last step: the answer, passed on as it is but for its framing, once it is known to be sound."""
 
-from http import HTTPStatus
-
 from llmrouter.contracts.call import Call
 from llmrouter.errors import UpstreamError
 from llmrouter.gateway.exchange import Exchange
@@ -9,15 +7,20 @@ from llmrouter.gateway.meter import Meter
 from llmrouter.gateway.relay import PlainRelay, StreamRelay
 from llmrouter.gateway.reply import Reply
 
+# Plain numbers: looking up a member of http.HTTPStatus costs more than all that is compared here.
+_REDIRECTS_FROM = 300
+_ERRORS_FROM = 400
+_UNAUTHORIZED = 401
+
 
 async def respond(exchange: Exchange, call: Call, reply: Reply, meter: Meter) -> None:
     """Pass on the answer that has begun; raises RouterError only if nothing was sent yet."""
     status = reply.status
-    if status == HTTPStatus.UNAUTHORIZED:
+    if status == _UNAUTHORIZED:
         # The caller would take it for its own key's fault, and the body may show our credential.
         upstream, _, _ = exchange.deployment.partition("/")
         raise UpstreamError(f"the upstream '{upstream}' refused our credential; tell your operator")
-    if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
+    if _REDIRECTS_FROM <= status < _ERRORS_FROM:
         raise UpstreamError(f"the upstream answered with a redirect ({status})")
     if reply.is_stream:
         if reply.complete and not reply.body:
@@ -31,7 +34,7 @@ async def respond(exchange: Exchange, call: Call, reply: Reply, meter: Meter) ->
 
 def _plain(exchange: Exchange, reply: Reply, meter: Meter) -> None:
     body = reply.body
-    if reply.status < HTTPStatus.BAD_REQUEST:
+    if reply.status < _ERRORS_FROM:
         meter.usage = exchange.dialect.read_usage(body)
     else:
         meter.outcome = "upstream_error"

@@ -5,6 +5,9 @@ from llmrouter.access.principal import Principal
 from llmrouter.errors import ModelNotFound
 from llmrouter.routing.routes import Route, Routes
 
+FOUND_MAX = 4096
+"""How many pairs of key and name are remembered; callers choose the names."""
+
 
 class Router:
     """Routes, seen through what a principal may use."""
@@ -12,9 +15,21 @@ class Router:
     def __init__(self, routes: Routes, policy: ModelPolicy) -> None:
         self._routes = routes
         self._policy = policy
+        self._found: dict[tuple[str, str], tuple[Principal, Route]] = {}
 
     def find(self, asked: str, principal: Principal) -> Route:
         """Raises ModelNotFound, ModelNotAllowed."""
+        key = principal.key_id, asked
+        found = self._found.get(key)
+        if found is not None and found[0] is principal:  # a changed key is another principal
+            return found[1]
+        route = self._find(asked, principal)
+        if len(self._found) >= FOUND_MAX:
+            self._found.clear()
+        self._found[key] = principal, route
+        return route
+
+    def _find(self, asked: str, principal: Principal) -> Route:
         route = self._routes.find(asked)
         model = route.model_of(asked)
         # A list may name the model itself, or the alias under which it was asked for.
