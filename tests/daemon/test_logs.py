@@ -295,8 +295,8 @@ def test_closing_waits_but_a_moment_for_a_stuck_reader(pipe: Pipe) -> None:
     writer.close()
 
     assert time.monotonic() - began < 10 * logs.CLOSE_S
-    while pipe.read():  # lets the thread end
-        pass
+    while writer._thread.is_alive():
+        pipe.read()  # it ends before the number of its pipe belongs to another
 
 
 def test_a_reader_that_is_gone_does_not_stop_us(pipe: Pipe) -> None:
@@ -333,9 +333,7 @@ def logged_to(pipe: Pipe) -> Iterator[None]:
 def test_a_line_of_ours_has_the_time_the_level_and_the_process(pipe: Pipe) -> None:
     with logged_to(pipe):
         logging.getLogger("llmrouter.test").warning("child=%s ended=%r", "worker-0", "signal 9")
-        got = pipe.lines(1)
-        assert len(got) == 1, got
-        (line,) = got
+        (line,) = pipe.lines(1)
 
     assert re.fullmatch(
         r"time=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z level=warning process=supervisor"

@@ -8,7 +8,7 @@ from llmrouter.access.patterns import ModelPatterns
 from llmrouter.access.policy import ModelPolicy
 from llmrouter.access.principal import Principal
 from llmrouter.errors import ModelNotAllowed, ModelNotFound
-from llmrouter.gateway.route import Router
+from llmrouter.gateway.route import FOUND_MAX, Router
 from llmrouter.routing.deployment import Deployment
 from llmrouter.routing.routes import Route, Routes
 from llmrouter.routing.strategy import Ordered
@@ -78,6 +78,30 @@ def test_refuses_what_one_of_them_does_not_allow(
 def test_finds_nothing_for_a_name_without_route(asked: str) -> None:
     with pytest.raises(ModelNotFound):
         router().find(asked, holder())
+
+
+def test_what_was_found_once_is_looked_at_anew_once_the_key_has_changed() -> None:
+    routed = router()
+    routed.find("gpt-5", holder())
+    routed.find("gpt-5", holder("gpt-*"))
+    with pytest.raises(ModelNotAllowed):
+        routed.find("gpt-5", holder("other"))
+    routed.find("gpt-5", holder())
+
+
+def test_a_name_that_was_refused_is_refused_again() -> None:
+    routed, principal = router(), holder("gpt")
+    for _ in range(3):
+        with pytest.raises(ModelNotAllowed):
+            routed.find("gpt-5", principal)
+        assert routed.find("gpt", principal).name == "gpt"
+
+
+def test_names_that_callers_invent_do_not_pile_up() -> None:
+    routed, principal = router(), holder()
+    for n in range(FOUND_MAX + 10):
+        assert routed.find(f"gpt-{n}", principal).name == "gpt-*"
+    assert len(routed._found) <= FOUND_MAX
 
 
 def test_lists_only_what_may_be_called() -> None:
