@@ -52,6 +52,7 @@ class Forwarder:
             if isinstance(reply.error, ConnectionLost) and reply.error.stale:
                 # The upstream closed it in the moment in which we reused it, and read nothing.
                 connection = await self._connect(upstream, exchange)
+                meter.attempts += 1
                 reply = self._expect(upstream, connection)
                 _send(connection, head, body)
                 await reply.arrived()
