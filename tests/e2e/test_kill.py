@@ -107,8 +107,10 @@ def test_a_killed_worker_takes_only_its_own_connections(tmp_path: Path) -> None:
         assert not calls.duplicates
         assert not calls.orphans
         whole = [call for call in calls.calls if call.end is not None and call.end.status == 200]
-        assert len(whole) >= tally.whole
+        # An answer may arrive whole within the milliseconds for which its end is gathered.
+        interrupted = sum(call.interrupted for call in calls.calls)
+        assert len(whole) + interrupted >= tally.whole
         # A call is in the journal before its first byte leaves; one may have been killed between.
         assert seen <= len(calls.calls) <= seen + KILLS * LINES
         # What was lost had begun, but for calls that were killed before they had.
-        assert sum(call.interrupted for call in calls.calls) <= tally.lost
+        assert interrupted <= tally.lost + KILLS * LINES
