@@ -28,7 +28,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     members: dict[str, msgspec.Raw]
     """The top-level members of `body`, undecoded, in order; no name occurs twice in `body`."""
     spans: dict[str, tuple[int, int]] | None
-    """Where each value stands in `body`; None where `body` equals the encoding of `members`."""
+    """Where each value stands in `body`; None where `body` is the encoding of `members`, and
+    perhaps white space behind it."""
 
     def without_body(self) -> "Call":
         """The same call for when its body has gone upstream for good: holds no prompt."""

@@ -49,7 +49,8 @@ def read_call(operation: Operation, body: bytes) -> Call:
     """Read what routing and metering need; raises InvalidJson, InvalidRequest."""
     members = _decode_members(body)
     _check_case(members, _SENSITIVE)
-    spans = None if _encode(members) == body else _spans(body, members)
+    behind = body.removeprefix(_encode(members))
+    spans = None if not behind or behind.isspace() else _spans(body, members)
     stream = operation is not Operation.EMBEDDING and _flag(members, "stream")
     return Call(
         operation=operation,
@@ -72,7 +73,8 @@ def upstream_body(call: Call, model: str) -> bytes:
     if not changes:
         return call.body
     if call.spans is None:
-        return _encode({**call.members, **changes})
+        space_behind = call.body[len(call.body.rstrip()) :]
+        return _encode({**call.members, **changes}) + space_behind
     return _splice(call.body, call.spans, changes)
 
 
