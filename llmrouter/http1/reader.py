@@ -60,6 +60,7 @@ class RequestReader:
 
     __slots__ = (
         "_barren_bytes",
+        "_body_bytes_max",
         "_body_follows",
         "_buffered",
         "_chunked",
@@ -87,6 +88,7 @@ class RequestReader:
         self._receiver = receiver
         self._limits = limits
         self._head_bytes_max = limits.head_bytes
+        self._body_bytes_max = limits.body_bytes
         self._parser = httptools.HttpRequestParser(self)
         self._error: MessageError | None = None
         self.ended = False
@@ -197,17 +199,16 @@ class RequestReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header of the head, or a trailer: trailers are dropped."""
-        self._head_bytes += len(name) + len(value) + _LINE_PUNCTUATION_BYTES
-        if self._head_bytes > self._head_bytes_max:
+        self._head_bytes = size = (
+            self._head_bytes + len(name) + len(value) + _LINE_PUNCTUATION_BYTES
+        )
+        if size > self._head_bytes_max:
             raise self._refuse(_head_too_large(self._head_bytes_max))
-        if not self._in_head:
-            return
-        headers = self._headers
-        name = name.lower()
-        value = value.rstrip(_BLANKS)  # llhttp takes off only what stands before it
-        if name in headers:
-            value = headers[name] + b", " + value
-        headers[name] = value
+        if self._in_head:
+            name = name.lower()
+            value = value.rstrip(_BLANKS)  # llhttp takes off only what stands before it
+            headers = self._headers
+            headers[name] = value if name not in headers else headers[name] + b", " + value
 
     def on_chunk_header(self) -> None:
         """The size line of a chunk: a sign that the framing gets somewhere."""
@@ -238,12 +239,16 @@ class RequestReader:
         request = self._request
         assert request is not None
         self._parts += 1
-        if not request.wants_body:
-            request.body_bytes += len(piece)
-        else:
-            self._hold(request, piece)
-        if request.body_bytes > self._limits.body_bytes:
-            raise self._refuse(_body_too_large(self._limits.body_bytes))
+        size = len(piece)
+        request.body_bytes += size
+        if request.wants_body:
+            request.pieces.append(piece)
+            buffered = request.buffered = self._buffered
+            buffered.bytes += size
+            if buffered.bytes > buffered.bytes_max:
+                raise self._refuse(_no_memory(buffered.bytes_max))
+        if request.body_bytes > self._body_bytes_max:
+            raise self._refuse(_body_too_large(self._body_bytes_max))
 
     def on_message_complete(self) -> None:
         """The request is whole; the next byte begins another one, if the connection goes on."""
@@ -259,15 +264,6 @@ class RequestReader:
         if not request.keep_alive:
             self.ended = True
         self._receiver.request_complete(request)
-
-    def _hold(self, request: Request, piece: bytes) -> None:
-        buffered = request.buffered = self._buffered
-        request.body_bytes += len(piece)
-        request.pieces.append(piece)
-        buffered.bytes += len(piece)
-        if buffered.bytes > buffered.bytes_max:
-            reason = f"all bodies in memory are longer than {buffered.bytes_max} bytes together"
-            raise self._refuse(MessageError(503, f"{reason}; try again shortly"))
 
     def _check_version(self, request: Request) -> None:
         version = self._parser.get_http_version()
@@ -329,6 +325,11 @@ def _malformed(error: httptools.HttpParserError) -> MessageError:
 
 def _head_too_large(limit: int) -> MessageError:
     return MessageError(431, f"request line and headers are longer than {limit} bytes")
+
+
+def _no_memory(limit: int) -> MessageError:
+    reason = f"all bodies in memory are longer than {limit} bytes together"
+    return MessageError(503, f"{reason}; try again shortly")
 
 
 def _body_too_large(limit: int) -> MessageError:
