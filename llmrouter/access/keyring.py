@@ -39,11 +39,13 @@ _EVERY_MODEL = ModelPatterns()
 class Keyring:
     """The table of every key, live or not, that authenticates requests without any I/O."""
 
-    __slots__ = ("_digest", "_entries")
+    __slots__ = ("_digest", "_entries", "changes")
 
     def __init__(self, digest: Digest) -> None:
         self._digest = digest
         self._entries: dict[bytes, _Entry] = {}
+        self.changes = 0
+        """How often keys were applied: whoever is known from before may have ended since."""
 
     def __repr__(self) -> str:
         return f"<Keyring keys={len(self._entries)}>"
@@ -53,6 +55,7 @@ class Keyring:
 
     def apply(self, keys: Iterable[IssuedKey]) -> None:
         """Insert `keys`, replacing those already here; in force for the next request."""
+        self.changes += 1
         for key in keys:
             self._entries[key.id.encode()] = _entry(key)
 

@@ -15,7 +15,8 @@ from llmrouter.config.effective import effective, effective_toml
 from llmrouter.config.load import load, workers
 from llmrouter.config.notes import notes
 from llmrouter.config.problems import ConfigError, Problem
-from llmrouter.config.schema import Config, Model, Server
+from llmrouter.config.schema import Config, Model, Server, Tls
+from llmrouter.daemon.listeners import ListenError, tls_context
 
 Row = tuple[str, str]
 
@@ -54,6 +55,8 @@ def check(
     try:
         loaded = load(config)
         credentials(loaded, os.environ)
+        if (tls := loaded.server.tls) is not None:
+            _check_tls(config, tls)
     except ConfigError as error:
         _refuse(config, error, as_json)
         raise typer.Exit(1) from None
@@ -65,6 +68,14 @@ def check(
         _lines(noted, err=True)
     else:
         _lines([*overview(loaded), *_noted(noted), "", "ok"])
+
+
+def _check_tls(file: Path, tls: Tls) -> None:
+    """Refuse what `serve` would refuse: a certificate and key that are no pair, or no PEM."""
+    try:
+        tls_context(tls.cert, tls.key)
+    except ListenError as error:
+        raise ConfigError([Problem(str(file), "server.tls", str(error))]) from None
 
 
 def overview(config: Config) -> Iterator[str]:

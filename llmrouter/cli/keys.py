@@ -54,11 +54,16 @@ def create(
         loaded = load(config)
         created = _administer(loaded, "keys.create", args)
     _warn_of_unknown_org(loaded, org, team)
-    if as_json:
-        _print_json(created)
-        return
-    print(created["key"])
-    _say(f"the key {created['id']} of {org} is in force; it is not shown again, so keep it now")
+    try:
+        if as_json:
+            _print_json(created)
+        else:
+            print(created["key"], flush=True)
+    except OSError as error:
+        _say(f"the key {created['id']} was issued but could not be shown ({error}); revoke it")
+        raise typer.Exit(1) from None
+    if not as_json:
+        _say(f"the key {created['id']} of {org} is in force; it is not shown again, so keep it now")
 
 
 @keys.command("list")
@@ -125,7 +130,7 @@ def _print_view(view: View, *, as_json: bool) -> None:
 
 
 def _print_json(value: object) -> None:
-    print(msgspec.json.format(msgspec.json.encode(value)).decode())
+    print(msgspec.json.format(msgspec.json.encode(value)).decode(), flush=True)
 
 
 def _table(views: Iterable[Mapping[str, object]]) -> Iterator[str]:

@@ -13,10 +13,10 @@ from llmrouter.config.problems import Findings, Key
 from llmrouter.config.schema import Model, Settings
 
 _TABLE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_MODEL_NAME = re.compile(r"[A-Za-z0-9._:/@+~,=*-]{1,256}")
+_MODEL_NAME = re.compile(r"[A-Za-z0-9._:/@+~=*-]{1,256}")
 _TABLE_RULE = "use letters, digits and . _ - only, at most 64 of them"
 _MODEL_RULE = (
-    "use letters, digits and . _ : / @ + ~ , = - only, at most 256 of them, "
+    "use letters, digits and . _ : / @ + ~ = - only, at most 256 of them, "
     "and * for any run of characters in a pattern"
 )
 
@@ -70,7 +70,7 @@ def name_findings(settings: Settings) -> Findings:
         yield from _bad_names("orgs", value.teams, org, "teams")
     yield from _bad_names("auth", settings.auth.oidc, "oidc")
     for name, model in settings.models.items():
-        if problem := _model_problem(name):
+        if problem := model_name_problem(name):
             yield ("models", name), problem
         yield from _alias_findings(name, model, settings.models)
     yield from _case_findings(settings.models)
@@ -87,7 +87,8 @@ def _bad_names(top: str, names: Iterable[str], *tables: str) -> Findings:
             yield key, f"differs from '{first}' only by case, so people mix them up; rename one"
 
 
-def _model_problem(name: str) -> str:
+def model_name_problem(name: str) -> str:
+    """What is wrong with the name of a model or a pattern; the empty text if nothing is."""
     if not _MODEL_NAME.fullmatch(name):
         return f"is not a model name; {_MODEL_RULE}"
     return "has ** in it, which means the same as *; write one" if "**" in name else ""

@@ -6,7 +6,7 @@ A model may be named by its own name, by an alias, or by a name that a pattern c
 import re
 from collections.abc import Iterable, Mapping
 
-from llmrouter.config.names import find_model, is_pattern, matches
+from llmrouter.config.names import find_model, is_pattern, matches, model_name_problem
 from llmrouter.config.problems import Findings, Key, did_you_mean
 from llmrouter.config.schema import SERVED_DIALECTS, Budget, Deployment, Limit, Model, Settings
 
@@ -122,7 +122,10 @@ def _grant_findings(
 
 def _reference_problem(name: str, models: Mapping[str, Model]) -> str | None:
     """Why `name` matters to no model; a pattern may be written before the models that it covers."""
-    return None if is_pattern(name) else _model_problem(name, models)
+    if is_pattern(name):
+        problem = model_name_problem(name)
+        return f"{name!r} {problem}" if problem else None
+    return _model_problem(name, models)
 
 
 def _limit_findings(limit: Limit, key: Key, models: Mapping[str, Model]) -> Findings:

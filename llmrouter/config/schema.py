@@ -19,7 +19,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Weight = Annotated[int, Meta(ge=1, le=1_000)]
 UsdPerMillion = Annotated[float, Meta(ge=0, le=1_000_000)]
 Usd = Annotated[float, Meta(gt=0, le=1_000_000_000)]
-Names = Annotated[tuple[Text, ...], Meta(min_length=1)]
+Names = Annotated[tuple[Text, ...], Meta(min_length=1, max_length=1_000)]
 
 DialectName = Literal["openai", "anthropic", "gemini", "bedrock"]
 StrategyName = Literal["weighted", "ordered", "least-inflight", "fastest", "cheapest", "sticky"]

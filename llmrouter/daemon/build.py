@@ -81,7 +81,7 @@ def gateway(
         if table.dialect in dialects
     }
     steps = Steps(
-        authenticator=Authenticator(ring, _wall),
+        authenticator=Authenticator(ring, _wall, loop.time),
         router=Router(_routes(settings), _policy(settings.orgs)),
         admission=Admission(share(settings.server.limits.inflight, start.workers)),
         forwarder=Forwarder(upstreams),

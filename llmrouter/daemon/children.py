@@ -106,6 +106,9 @@ class Child:
         except OSError as error:
             # Out of processes, memory or descriptors: that may be over soon.
             return f"cannot_start={error.strerror!r}"
+        except Exception as error:  # noqa: BLE001 - whoever stands here must be tried again
+            _log.error("child=%s cannot_start", self.name, exc_info=error)
+            return f"cannot_start={str(error)!r}"
         if self._is_stopping():
             self.signal(signal.SIGTERM)  # nobody else knows of it yet
         status = await self.process.wait()

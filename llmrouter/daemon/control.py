@@ -123,7 +123,11 @@ def ask(path: Path, op: str, args: dict[str, object]) -> object:
     Raises NotRunning if nobody listens at `path`, ControlError if it refuses, or if it is not known
     whether it was done.
     """
-    line = _exchange(path, _encode(_Request(VERSION, op, args)) + b"\n")
+    try:
+        request = _encode(_Request(VERSION, op, args)) + b"\n"
+    except UnicodeEncodeError as error:
+        raise ControlError("invalid_request", "an argument is not UTF-8 text; retype it") from error
+    line = _exchange(path, request)
     if not line.endswith(b"\n"):
         raise ControlError("no_answer", f"the daemon at {path} ended before it answered; {_LOOK}")
     try:

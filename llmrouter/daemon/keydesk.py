@@ -25,7 +25,12 @@ _HANDOVER_POLL_S = 0.05
 
 _read_view = msgspec.json.Decoder(dict[str, object]).decode
 
-Published = Callable[[Iterable[IssuedKey]], Awaitable[None]]
+_NOT_CONFIRMED = (
+    "the key is revoked, but a worker has not confirmed it in time; run the same command again"
+)
+
+Published = Callable[[Iterable[IssuedKey]], Awaitable[bool]]
+"""Puts keys in force; False if a worker has not confirmed them."""
 
 
 class _Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,8 +92,9 @@ def operations(desk: KeyDesk, publish: Published) -> dict[str, Operation]:
     def offered(step: Step) -> Operation:
         async def operation(args: dict[str, object]) -> object:
             result, changed = _refusing(step, args)
-            if changed:
-                await publish(changed)
+            confirmed = not changed or await publish(changed)
+            if step == desk.revoke and not confirmed:
+                raise ControlError("not_confirmed", _NOT_CONFIRMED)
             return result
 
         return operation

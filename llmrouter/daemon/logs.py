@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import re
+import select
 import threading
 import time
 from collections.abc import Callable
@@ -97,6 +98,8 @@ class Writer:
         while view:
             try:
                 view = view[os.write(self._fd, view) :]
+            except BlockingIOError:
+                select.select([], [self._fd], [], CLOSE_S)  # it is ours alone to wait
             except OSError:
                 return  # nobody reads our log any more; the daemon serves on
 

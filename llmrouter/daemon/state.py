@@ -102,6 +102,7 @@ def open_state(path: Path, *, wait_s: float = 0.0) -> Iterator[State]:
 def _open(path: Path, wait_s: float, stack: contextlib.ExitStack) -> State:
     _make_directory(path)
     _is_made(path)  # before the lock, so that not even that is left in a foreign directory
+    _refuse_open_to_others(path)  # only now: nobody is told to chmod a directory that is not ours
     lock = stack.enter_context(_locked(path, wait_s))
     if not _is_made(path):
         _make(path)
@@ -122,16 +123,21 @@ def _make_directory(path: Path) -> None:
         _sync_directory(path.parent)
     if not path.is_dir():
         raise StateError(f"the state {path} is not a directory; give another in router.toml")
-    _refuse_open_to_others(path)
+    _refuse_other_owner(path)
 
 
-def _refuse_open_to_others(path: Path) -> None:
-    found, quoted = path.stat(), shlex.quote(str(path))
+def _refuse_other_owner(path: Path) -> None:
+    found = path.stat()
     if found.st_uid != os.geteuid():
         raise StateError(
             f"{path} belongs to the user id {found.st_uid}, and this process runs as"
             f" {os.geteuid()}; run it as the owner, or give the whole state to this user"
         )
+
+
+def _refuse_open_to_others(path: Path) -> None:
+    _refuse_other_owner(path)
+    found, quoted = path.stat(), shlex.quote(str(path))
     if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise StateError(
             f"{path} is open to other users (mode {stat.S_IMODE(found.st_mode):04o});"

@@ -21,13 +21,14 @@ from pathlib import Path
 
 import msgspec
 
-from llmrouter.access.issued import IssuedKey
+from llmrouter.access.issued import IssuedKey, KeyStatus
 from llmrouter.access.key import KeyDigest
 from llmrouter.access.keybook import KeyBook
 from llmrouter.config.addresses import DEMO_URL, listen_addresses
 from llmrouter.config.credentials import credentials
 from llmrouter.config.load import workers as worker_count
 from llmrouter.config.schema import Config, Settings
+from llmrouter.contracts.store import StoreError
 from llmrouter.daemon import children, keydesk, listeners, notify, unix
 from llmrouter.daemon.channel import Applied, Channel, Drain, Keys, Ready, Start
 from llmrouter.daemon.children import Child
@@ -89,7 +90,8 @@ class Supervisor:
         """Serve until a signal says to stop; raises StartError, ListenError."""
         if (tls := self._config.server.tls) is not None:
             listeners.tls_context(tls.cert, tls.key)  # that a worker could not serve with it
-        _raise_descriptor_limit()
+        _set_limits()
+        self._check_keys()
         with contextlib.ExitStack() as stack:
             stack.callback(self._close_listeners)
             self._listeners = listeners.bind(listen_addresses(self._config.server))
@@ -112,6 +114,21 @@ class Supervisor:
                     await self._stopping.wait()
             finally:
                 await self._stop_children(keepers)
+
+    def _check_keys(self) -> None:
+        """Refuse to start on keys that cannot be read; warn of those that no table limits."""
+        try:
+            keys = self._book.keys()
+        except StoreError as error:
+            raise StartError(str(error)) from error
+        now_s = _wall()
+        orgs = {key.org for key in keys if key.status(now_s) is KeyStatus.ACTIVE}
+        for org in sorted(orgs - self._config.orgs.keys()):
+            _log.warning(
+                "org=%r has keys but no table in %s: no rule of an org applies to them",
+                org,
+                self._config.file,
+            )
 
     # ---- children ---------------------------------------------------------------------------
 
@@ -227,8 +244,11 @@ class Supervisor:
         """The loop's clock."""
         return self._loop.time
 
-    async def _publish(self, keys: Iterable[IssuedKey]) -> None:
-        """Put changed keys in force on every worker; one that starts meanwhile reads them."""
+    async def _publish(self, keys: Iterable[IssuedKey]) -> bool:
+        """Put changed keys in force on every worker; one that starts meanwhile reads them.
+
+        False if a worker has not confirmed them in time.
+        """
         self._serial += 1
         message = Keys(self._serial, list(keys))
         waiting = [worker.apply(message) for worker in self._workers]
@@ -237,6 +257,8 @@ class Supervisor:
                 await asyncio.gather(*waiting)
         except TimeoutError:
             _log.warning("keys=%s: a worker has not confirmed them yet", _ids(message.keys))
+            return False
+        return True
 
     def _on_stop_signal(self) -> None:
         if self._stopping.is_set():
@@ -275,8 +297,13 @@ class _Worker:
                 environ=self._supervisor.environ,
             )
         channel = await Channel.over(ours)
-        self._channel = channel
-        channel.send(self._supervisor.start_message(self._number))
+        try:
+            start = self._supervisor.start_message(self._number)
+        except BaseException:
+            channel.close()  # the child has nothing to serve with, and ends
+            raise
+        self._channel = channel  # no await since the keys were read: none is missed
+        channel.send(start)
         spawn(self._listen(channel), name=f"listen to {self.child.name}")
         return process
 
@@ -320,11 +347,13 @@ class _Worker:
             self.child.signal(signal.SIGTERM)
 
 
-def _raise_descriptor_limit() -> None:
-    """Have as many descriptors as we may: each call takes two. Children inherit the limit."""
+def _set_limits() -> None:
+    """Have as many descriptors as we may (a call takes two) and no core files, children too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # A core file would hold every credential, the digest key and callers' prompts.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def _notify(state: str) -> None:

@@ -147,8 +147,14 @@ def _journal(settings: Settings, start: Start, stack: contextlib.ExitStack) -> J
 
     files = JournalFiles(Path(start.journal_dir), header, sync=sync)
     journal = Journal(files, call_soon=loop.call_soon, call_later=loop.call_later)
-    stack.callback(journal.close)
+    stack.callback(_close, journal)
     return journal
+
+
+def _close(journal: Journal) -> None:
+    journal.close()
+    if journal.ends_lost:
+        _log.error("journal_ends_lost=%d reason=%r", journal.ends_lost, str(journal.error))
 
 
 def _sync(fd: int) -> None:

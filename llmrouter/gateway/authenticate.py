@@ -3,21 +3,34 @@
 from collections.abc import Callable
 
 from llmrouter.access.keyring import Keyring
-from llmrouter.access.principal import Principal
 from llmrouter.errors import MissingKey
 from llmrouter.gateway.exchange import Exchange
+
+CONFIRM_AFTER_S = 1.0
+"""Keys expire by the second; any other change of a key is noticed at once."""
 
 
 class Authenticator:
     """Turns what a request presents into a principal; no I/O."""
 
-    def __init__(self, keyring: Keyring, wall: Callable[[], float]) -> None:
+    def __init__(
+        self, keyring: Keyring, wall: Callable[[], float], clock: Callable[[], float]
+    ) -> None:
         self._keyring = keyring
         self._wall = wall
+        self._clock = clock
 
-    def authenticate(self, exchange: Exchange) -> Principal:
-        """Raises MissingKey, InvalidKey, ExpiredKey, RevokedKey."""
+    def authenticate(self, exchange: Exchange) -> None:
+        """Set its principal; raises MissingKey, InvalidKey, ExpiredKey, RevokedKey."""
         text = exchange.dialect.presented_key(exchange.request.headers)
         if not text:
             raise MissingKey("no key was sent; send `Authorization: Bearer <key>`")
-        return self._keyring.authenticate(text, self._wall())
+        exchange.principal = self._keyring.authenticate(text, self._wall())
+        exchange.authenticated_at = self._clock()
+        exchange.keyring_changes = self._keyring.changes
+
+    def confirm(self, exchange: Exchange) -> None:
+        """Make sure that its key has not ended while it waited for its turn, or for its body."""
+        waited_s = self._clock() - exchange.authenticated_at
+        if exchange.keyring_changes != self._keyring.changes or waited_s >= CONFIRM_AFTER_S:
+            self.authenticate(exchange)

@@ -36,10 +36,12 @@ class Exchange:
     __slots__ = (
         "_server",
         "arrived_at",
+        "authenticated_at",
         "connection",
         "deployment",
         "dialect",
         "error",
+        "keyring_changes",
         "model",
         "operation",
         "principal",
@@ -62,6 +64,9 @@ class Exchange:
         self.operation: Operation | None = None
         """What is asked for, if it is a call."""
         self.principal: Principal | None = None
+        self.authenticated_at = 0.0
+        """On the loop's clock, while `keyring_changes` changes had been made to the keys."""
+        self.keyring_changes = 0
         self.refusal: RouterError | None = None
         """Why it is refused, if its head alone already says so."""
         # for the log

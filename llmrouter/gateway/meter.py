@@ -7,6 +7,7 @@ from types import TracebackType
 from llmrouter.contracts.call import Call, Usage
 from llmrouter.errors import RouterError, Source
 from llmrouter.gateway.exchange import Exchange
+from llmrouter.http1.downstream import CUT_BY_US
 from llmrouter.metering.journal import Journal
 from llmrouter.metering.records import NO_USAGE, Begin, End
 
@@ -84,7 +85,8 @@ class Meter:
     def _note_failure(self, error: BaseException) -> None:
         self.outcome = "router_error"
         if isinstance(error, asyncio.CancelledError):
-            self.outcome = "client_gone"
+            if error.args != (CUT_BY_US,):
+                self.outcome = "client_gone"
         elif isinstance(error, RouterError):
             self._exchange.error = error
             if error.source is Source.UPSTREAM:

@@ -114,7 +114,9 @@ class Gateway:
         try:
             if exchange.refusal is not None:
                 exchange.reject(exchange.refusal)
-            elif exchange.operation is None:
+                return
+            self._steps.authenticator.confirm(exchange)
+            if exchange.operation is None:
                 self._list_models(exchange)
             else:
                 await self._carry(exchange, exchange.operation)
@@ -154,7 +156,7 @@ class Gateway:
         if request.method not in exchange.methods:
             method, right = request.method.decode("ascii"), exchange.methods[0].decode()
             raise MethodNotAllowed(f"{method} is not served here; use {right}")
-        exchange.principal = self._steps.authenticator.authenticate(exchange)
+        self._steps.authenticator.authenticate(exchange)
 
     def _door(self, path: bytes) -> Door:
         door = self._doors.get(path)

@@ -33,6 +33,8 @@ LINGER_S = 5.0
 """How long a refused body is read and dropped, so that the answer is not lost in a reset."""
 LINGER_BYTES = 64 * 1024 * 1024
 PROBE_EVERY_S = 1.0
+CUT_BY_US = "the server was aborted"
+"""What the cancellation of an exchange says if it was not the client that left."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PROBE = b"HTTP/1.1 102 Processing\r\n\r\n"
 
@@ -155,7 +157,7 @@ class ServerConnection(ResponseWriter):
             self._probe.cancel()
         if self._request is not None:
             assert self._task is not None
-            self._task.cancel()
+            self._task.cancel(CUT_BY_US if self._server.aborting else None)
         elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
         self._set_writable(False)

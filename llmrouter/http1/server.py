@@ -62,6 +62,7 @@ class Server:
         self.connections: set[ServerConnection] = set()
         self.buffered = Buffered(settings.buffered_bytes)
         self.draining = False
+        self.aborting = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._full = full
         """A whole response for a connection over the limit."""
@@ -95,6 +96,7 @@ class Server:
 
     def abort(self) -> None:
         """Reset every connection that is left, and stop the timer."""
+        self.aborting = True
         for connection in list(self.connections):
             connection.abort()
         self.deadlines.close()

@@ -108,7 +108,8 @@ class JournalFiles:
             raise OSError(errno.EBADF, "the journal is closed")
         if self._torn:
             self._cut_back()
-        error = self._rotate() if self._size >= self._rotate_bytes else None
+        removed = not os.fstat(self._fd).st_nlink  # somebody cleaned up: no reader would find it
+        error = self._rotate() if removed or self._size >= self._rotate_bytes else None
         if self._torn or not self._size:
             data = (b"\n" if self._torn else b"") + (b"" if self._size else self._header) + data
         try:
