@@ -93,6 +93,7 @@ class _Worker:
         """Accept connections on the supervisor's listeners."""
         loop = asyncio.get_running_loop()
         table = self._settings.server.tls
+        head_s = self._settings.server.timeouts.head
         tls = None if table is None else listeners.tls_context(table.cert, table.key)
         for fd in self._start.listener_fds:
             listener = socket.socket(fileno=fd)
@@ -100,7 +101,11 @@ class _Worker:
             is_unix = listener.family == socket.AF_UNIX
             make = loop.create_unix_server if is_unix else loop.create_server
             serving = await make(
-                self._server.protocol, sock=listener, ssl=None if is_unix else tls, backlog=4096
+                self._server.protocol,
+                sock=listener,
+                ssl=None if is_unix else tls,
+                ssl_handshake_timeout=None if is_unix or tls is None else head_s,
+                backlog=4096,
             )
             self._listeners.append(serving)
 

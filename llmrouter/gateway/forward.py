@@ -79,7 +79,9 @@ def _check(reply: Reply, upstream: Upstream, exchange: Exchange) -> None:
     """Raise RouterError where there is nothing that could be passed on."""
     if reply.error is not None and reply.is_lost():
         raise translated(reply.error, exchange)
-    if reply.status >= ERRORS_FROM and upstream.is_given_away_by(reply.body):
+    if reply.headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise UpstreamError(f"the upstream '{upstream.name}' answered in a coding not asked for")
+    if upstream.is_given_away_by(reply.body):
         reason = f"the upstream '{upstream.name}' answered {reply.status} and showed our credential"
         raise UpstreamError(f"{reason}; tell your operator")
 

@@ -135,18 +135,19 @@ class StreamRelay(_Relay):
 class _Nesting:
     """Follows the brackets of a JSON text, to tell its end where no framing does."""
 
-    __slots__ = ("_depth", "_escape", "_in_string")
+    __slots__ = ("_depth", "_escape", "_in_string", "_opened")
     _MARKS = re.compile(rb'\\.|["{}\[\]]', re.DOTALL)
 
     def __init__(self) -> None:
         self._depth = 0
+        self._opened = False
         self._in_string = False
         self._escape = b""
         """A backslash whose second half is still to come."""
 
     @property
     def closed(self) -> bool:
-        return self._depth == 0 and not self._in_string
+        return self._opened and self._depth == 0 and not self._in_string
 
     def feed(self, data: bytes) -> None:
         data = self._escape + data
@@ -156,6 +157,7 @@ class _Nesting:
             if mark == b'"':
                 self._in_string = not self._in_string
             elif not self._in_string:
+                self._opened = True
                 self._depth += 1 if mark in b"{[" else -1
         self._escape = b"\\" if data.endswith(b"\\") and end < len(data) else b""
 

@@ -28,6 +28,8 @@ async def respond(exchange: Exchange, call: Call, reply: Reply, meter: Meter) ->
         await _stream(exchange, call, reply, meter)
     elif reply.complete:
         _plain(exchange, reply, meter)
+    elif status >= _ERRORS_FROM:
+        raise UpstreamError(f"the upstream answered {status} at a length that cannot be checked")
     else:
         await _long_plain(exchange, reply, meter)
 

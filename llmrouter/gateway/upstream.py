@@ -48,7 +48,7 @@ class Upstream:
     def _start(self, operation: Operation) -> bytes:
         path = self.pool.origin.path_prefix + self.dialect.upstream_path(operation)
         # Asked for as it is, because we look for usage in what comes back.
-        plain = b"accept-encoding: identity\r\n"
+        plain = b"content-type: application/json\r\naccept-encoding: identity\r\n"
         start = b"POST %b HTTP/1.1\r\n%b%b" % (path, self._fixed, plain)
         self._heads[operation] = start
         return start

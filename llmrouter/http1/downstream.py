@@ -8,7 +8,7 @@ read's worth of pipelined bytes waits behind it, then reading pauses.
 
 Half-close: a client that ends its sending side still gets its answer. Whether it is still there at
 all shows only when something is written to it, so while nothing is, an interim response
-(102, RFC 9110, 15.2) is sent every second: a vanished client answers it with a reset. The same goes
+(100, RFC 9110, 15.2) is sent every second: a vanished client answers it with a reset. The same goes
 for one that pipelines: while nothing of it is read, neither is its end.
 """
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 WRITE_BUFFER_BYTES = 65_536
 """High-water mark: what a slow reader may make us hold before its upstream is paused."""
+PIPELINED_MAX = 128
+"""How many requests of one connection may wait: one read can hold ten thousand of them."""
 LINGER_S = 5.0
 """How long a refused body is read and dropped, so that the answer is not lost in a reset."""
 LINGER_BYTES = 64 * 1024 * 1024
@@ -36,7 +38,8 @@ PROBE_EVERY_S = 1.0
 CUT_BY_US = "the server was aborted"
 """What the cancellation of an exchange says if it was not the client that left."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_PROBE = b"HTTP/1.1 102 Processing\r\n\r\n"
+_PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
+"""The one interim response that every client skips; 102 is taken for the answer by some."""
 
 
 class Exchange(Protocol):
@@ -181,6 +184,8 @@ class ServerConnection(ResponseWriter):
 
     def request_head(self, request: Request) -> None:
         """Ask the application what it makes of this request."""
+        if len(self._ready) >= PIPELINED_MAX:
+            raise MessageError(400, f"more than {PIPELINED_MAX} requests wait on this connection")
         exchange = self._server.application.open(self, request)
         if not request.wants_body:
             self._enqueue(request, exchange)

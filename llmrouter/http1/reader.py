@@ -232,7 +232,10 @@ class RequestReader:
         if b"expect" in headers:
             self._read_expectation(request)
         self._in_head = False
-        self._receiver.request_head(request)
+        try:
+            self._receiver.request_head(request)
+        except MessageError as error:
+            raise self._refuse(error) from None
 
     def on_body(self, piece: bytes) -> None:
         """A piece of the body."""
@@ -242,7 +245,7 @@ class RequestReader:
         size = len(piece)
         request.body_bytes += size
         if request.wants_body:
-            request.pieces.append(piece)
+            request.hold(piece)
             buffered = request.buffered = self._buffered
             buffered.bytes += size
             if buffered.bytes > buffered.bytes_max:

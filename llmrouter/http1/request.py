@@ -1,5 +1,8 @@
 """One downstream request, as the reader fills it and the application reads it."""
 
+SMALL_PIECE_BYTES = 1024
+"""Smaller pieces of a body are gathered: an object for each would cost many times its bytes."""
+
 
 class Buffered:
     """The bodies that one server holds in memory, together."""
@@ -46,7 +49,7 @@ class Request:
         """False: the body is read and dropped, because the answer is known without it."""
         self.complete = False
         self.body_bytes = 0
-        self.pieces: list[bytes] = []
+        self.pieces: list[bytes | bytearray] = []
         """The body as it came; read `body` for the whole."""
         self.buffered: Buffered | None = None
         """Where the body is counted as held, while it is."""
@@ -55,11 +58,21 @@ class Request:
     def body(self) -> bytes:
         """The whole body; copied only if it came in more than one piece."""
         pieces = self.pieces
-        if len(pieces) == 1:
+        if len(pieces) == 1 and isinstance(pieces[0], bytes):
             return pieces[0]
         whole = b"".join(pieces)
         self.pieces = [whole]
         return whole
+
+    def hold(self, piece: bytes) -> None:
+        """Add a piece to the body."""
+        pieces = self.pieces
+        if len(piece) >= SMALL_PIECE_BYTES:
+            pieces.append(piece)
+        elif pieces and isinstance(last := pieces[-1], bytearray):
+            last += piece
+        else:
+            pieces.append(bytearray(piece) if pieces else piece)
 
     def drop_body(self) -> None:
         """Forget the body, if it is still held: it is not needed again."""

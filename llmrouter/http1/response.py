@@ -62,10 +62,11 @@ class ResponseWriter(asyncio.Protocol):
         """Send a whole response: `head` is status line and headers, each line CRLF-ended."""
         request = self._request
         assert request is not None
+        if self._transport is None or self._lingering:
+            self._responded = True
+            return  # lost or aborted, though its task does not know yet
         assert not self._responded
         self._responded = True
-        if self._transport is None:
-            return
         framing = b"content-length: %d\r\n%b" % (len(body), self._connection_header(request))
         if request.method == b"HEAD":
             body = b""
@@ -76,7 +77,7 @@ class ResponseWriter(asyncio.Protocol):
         request = self._request
         assert request is not None
         assert self._head is None
-        assert not self._responded
+        assert self._lingering or not self._responded
         assert request.method != b"HEAD", "a body would be taken for the next response"
         self._chunked = request.minor_version == 1
         if self._chunked:
@@ -98,6 +99,8 @@ class ResponseWriter(asyncio.Protocol):
 
     def finish(self) -> None:
         """End a streamed response as complete."""
+        if self._lingering:
+            return  # aborted, though its task does not know yet
         assert self._head is not None
         assert not self._responded
         self._responded = True

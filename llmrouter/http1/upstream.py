@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 HEAD_BYTES_MAX = 65_536
 """Of a response, and of framing in a row; the largest heads that providers send are about 4 kB."""
+STALE_S = 1.0
+"""An upstream that breaks off later than this has most likely read the request, and acted on it."""
 _KEEP_ALIVE_MARGIN_S = 1.0
 """How long before the upstream says it will close an idle connection we stop using it."""
 
@@ -70,6 +72,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_pieces",
         "_pool",
         "_receiver",
+        "_sent_at",
         "_status",
         "_surplus",
         "_total_at",
@@ -103,6 +106,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self._idle_s = 0.0
         self._total_at = NEVER
+        self._sent_at = 0.0
 
     def __repr__(self) -> str:
         state = "CLOSED" if self._transport is None else "BUSY" if self._receiver else "IDLE"
@@ -119,6 +123,7 @@ class UpstreamConnection(asyncio.Protocol):
         assert self._receiver is None
         now = self._loop.time()
         self._receiver = receiver
+        self._sent_at = now
         self._idle_s = timeouts.idle_s
         self._total_at = now + timeouts.total_s
         self.deadline = now + min(timeouts.first_s, timeouts.total_s)
@@ -205,7 +210,8 @@ class UpstreamConnection(asyncio.Protocol):
         if error is None and self._head_complete and not self._is_framed():
             self._end(framed=False)
             return
-        stale = self.served > 0 and not self._head_complete and self._barren_bytes == 0
+        silent = self.served > 0 and not self._head_complete and self._barren_bytes == 0
+        stale = silent and self._loop.time() - self._sent_at <= STALE_S
         what = "reset" if error is not None else "closed"
         when = "during the answer" if self._head_complete else "before an answer"
         self._lose(ConnectionLost(f"the connection was {what} {when}", stale=stale))
@@ -301,7 +307,10 @@ class UpstreamConnection(asyncio.Protocol):
             self._paused = False
             if self._transport is not None:
                 self._transport.resume_reading()
-        if framed and self._keep_alive and not self._surplus:
+        # An answer may come before its request has left whole: then the rest of that request would
+        # stand before the next one.
+        unsent = self._transport is not None and self._transport.get_write_buffer_size() > 0
+        if framed and self._keep_alive and not self._surplus and not unsent:
             self._pool.release(self, self._idle_for_s())
         else:
             self.close()
@@ -312,7 +321,7 @@ class UpstreamConnection(asyncio.Protocol):
         promise = self._headers.get(b"keep-alive")
         if promise is None:
             return NEVER
-        digits = promise.lower().partition(b"timeout=")[2].partition(b",")[0].strip()
+        digits = promise.lower().partition(b"timeout=")[2].partition(b",")[0].strip()[:9]
         return int(digits) - _KEEP_ALIVE_MARGIN_S if digits.isdigit() else NEVER
 
     def _lose(self, error: HttpError) -> None:

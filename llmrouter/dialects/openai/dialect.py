@@ -39,10 +39,10 @@ class OpenAI:
     }
     models_path = b"/v1/models"
     # Not passed on: `openai-organization` and `openai-project`, which would let a caller choose
-    # the account that our credential bills, and `accept-encoding`, since we read what comes back.
-    request_headers = frozenset(
-        {b"content-type", b"accept", b"user-agent", b"openai-beta", b"idempotency-key"}
-    )
+    # the account that our credential bills; `idempotency-key`, since all callers share that account
+    # and would get each other's answers; `content-type`, whose charset could make another reader
+    # see another model; and `accept-encoding`, since we read what comes back.
+    request_headers = frozenset({b"accept", b"user-agent", b"openai-beta"})
     # Not passed on: the names and rate limits of our account, and cookies.
     response_headers = frozenset(
         {

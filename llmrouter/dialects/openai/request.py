@@ -150,6 +150,9 @@ def _wants_usage(members: Mapping[str, msgspec.Raw]) -> bool:
     except msgspec.DecodeError as error:
         reason = "the member 'stream_options' is not an object; send an object"
         raise InvalidRequest(reason, param="stream_options") from error
+    if len(options) > MEMBERS_MAX:
+        reason = f"'stream_options' has {len(options)} members; at most {MEMBERS_MAX} can be"
+        raise InvalidRequest(reason, param="stream_options")
     _check_case(options, _SENSITIVE_OPTIONS)
     if _encode(options) != raw:
         _spans(raw, options)
