@@ -5,7 +5,7 @@ schema's own types beside the raw values instead, so that names, indexes and val
 everything is reported at once. msgspec stays the judge: this runs only after it refused.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 
 from msgspec import inspect
 
@@ -45,7 +45,7 @@ def explain(raw: object, kind: inspect.Type, key: Key = ()) -> Findings:
         case inspect.DictType() if isinstance(raw, dict):
             for name, value in raw.items():
                 yield from explain(value, kind.value_type, (*key, name))
-        case inspect.VarTupleType() if isinstance(raw, list) and len(raw) >= _least(kind):
+        case inspect.VarTupleType() if isinstance(raw, list) and _has_length(raw, kind):
             for index, value in enumerate(raw):
                 yield from explain(value, kind.item_type, (*key, index))
         case inspect.UnionType():
@@ -91,7 +91,7 @@ def _is_meant_for(raw: object, kind: inspect.Type) -> bool:
 def _fits(raw: object, kind: inspect.Type) -> bool:
     match kind:
         case inspect.StrType():
-            return isinstance(raw, str) and _least(kind) <= len(raw) <= (kind.max_length or 2**62)
+            return isinstance(raw, str) and _has_length(raw, kind)
         case inspect.IntType():
             return type(raw) is int and _in_range(raw, kind)
         case inspect.FloatType():
@@ -110,6 +110,10 @@ def _in_range(number: float, kind: inspect.IntType | inspect.FloatType) -> bool:
     )
 
 
+def _has_length(raw: Sized, kind: inspect.StrType | inspect.VarTupleType) -> bool:
+    return _least(kind) <= len(raw) <= (kind.max_length or 2**62)
+
+
 def _least(kind: inspect.StrType | inspect.VarTupleType) -> int:
     return kind.min_length or 0
 
@@ -125,9 +129,15 @@ def _expected(kind: inspect.Type, key: Key) -> str:
         case inspect.LiteralType():
             return "one of " + ", ".join(f"'{value}'" for value in kind.values)
         case inspect.VarTupleType():
-            return "a list" + (" with at least one entry" if _least(kind) else "")
+            return "a list" + _count(kind)
         case _:
             return _BY_NAME.get(str(key[-1]), "a table") if key else "a table"
+
+
+def _count(kind: inspect.VarTupleType) -> str:
+    if kind.max_length is not None:
+        return f" of {_least(kind)} to {kind.max_length} entries"
+    return " with at least one entry" if _least(kind) else ""
 
 
 def _range(kind: inspect.IntType | inspect.FloatType) -> str:

@@ -138,6 +138,20 @@ def test_a_revoked_key_is_refused_from_the_next_request_on() -> None:
     assert len(keyring) == 1
 
 
+def test_a_change_of_any_key_can_be_told_from_none() -> None:
+    """Whoever authenticated before it must be looked at again."""
+    key, text = issue()
+    keyring = Keyring(DIGEST)
+    assert keyring.changes == 0
+
+    keyring.apply([key])
+    keyring.authenticate(text, NOW_S)
+    assert keyring.changes == 1
+
+    keyring.apply([msgspec.structs.replace(key, revoked_at_s=1_000_000)])
+    assert keyring.changes == 2
+
+
 def test_only_the_holder_of_the_secret_learns_that_a_key_ended() -> None:
     key, text = issue()
     keyring = keyring_of(msgspec.structs.replace(key, revoked_at_s=1))

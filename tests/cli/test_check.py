@@ -9,6 +9,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from llmrouter.cli.check import Report, check
+from tests.support.certificates import Authority
 
 SECRET = "sk-proj-abcDEF123456"  # made up
 FILE = """
@@ -132,6 +133,28 @@ def test_a_missing_credential_is_a_problem() -> None:
         "router.toml: upstreams.openai.credential.env: "
         "the secret there is empty; write it there, on one line\n"
     )
+
+
+def test_a_certificate_and_key_that_are_no_pair_are_a_problem(tmp_path: Path) -> None:
+    """What `serve` refuses must not pass here."""
+    authority = Authority(tmp_path)
+    for name in ("one.test", "two.test"):
+        authority.server_context(name)
+    tls = "tls = {{ cert = 'one.test.crt', key = '{}.key' }}\n"
+    pair, no_pair = (
+        FILE.replace("workers = 2\n", "workers = 2\n" + tls.format(name))
+        for name in ("one.test", "two.test")
+    )
+
+    Path("router.toml").write_text(no_pair)
+    refused = run()
+    Path("router.toml").write_text(pair)
+
+    assert refused.exit_code == 1
+    assert refused.stdout == ""
+    assert refused.stderr.startswith("router.toml: server.tls: cannot serve TLS with the cert")
+    assert "key values mismatch" in refused.stderr
+    assert run().exit_code == 0
 
 
 def test_a_missing_file_is_a_problem_that_says_how_to_get_one() -> None:

@@ -1,12 +1,14 @@
 """`llmrouter keys`, as an admin uses it."""
 
+import contextlib
 import datetime
 import os
 import re
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import pytest
@@ -18,7 +20,7 @@ from llmrouter.access.keybook import KeyBook
 from llmrouter.cli.main import app
 from llmrouter.daemon import keydesk
 from llmrouter.daemon.state import open_state
-from tests.support.daemon import DEMO, run, serving, write_config
+from tests.support.daemon import DEMO, LLMROUTER, run, serving, write_config
 
 FILE = """
 [upstreams.demo]
@@ -350,3 +352,47 @@ def test_what_is_printed_is_the_same_with_the_daemon_up_or_down(tmp_path: Path) 
 
     assert up == down
     assert [status for status, _, _ in up] == [0, 0, 1]
+
+
+def said(*arguments: str | bytes, stdout: int | IO[bytes] = subprocess.PIPE) -> tuple[int, str]:
+    """The exit status of a command of its own, and what it said beside its output."""
+    done = subprocess.run(
+        [*LLMROUTER, "keys", *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=60,
+    )
+    return done.returncode, done.stderr.decode()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    "arguments", [("create", "--org", b"\xff"), ("show", b"\xff"), ("revoke", b"\xff")], ids=str
+)
+@pytest.mark.parametrize("up", [False, True], ids=["down", "up"])
+def test_an_argument_that_is_no_text_is_refused_in_words(
+    tmp_path: Path, arguments: tuple[str | bytes, ...], up: bool
+) -> None:
+    config = str(write_config(tmp_path, DEMO))
+    with serving(tmp_path) if up else contextlib.nullcontext():
+        status, words = said(*arguments, "--config", config)
+
+    assert status == 1
+    assert words.startswith("llmrouter: ")
+    assert "Traceback" not in words
+    assert words.count("\n") == 1
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
+def test_a_key_that_could_not_be_shown_is_named_so_that_it_can_be_revoked(form: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        status, words = said("create", "--org", "acme", *form, stdout=full)
+
+    (view,) = msgspec.json.decode(keys("list", "--json").stdout)
+    assert status == 1
+    assert words.startswith(f"the key {view['id']} was issued but could not be shown (")
+    assert "No space left on device); revoke it\n" in words
+    assert "Traceback" not in words
+    assert "is in force" not in words

@@ -90,7 +90,7 @@ claims = { org = "org", user = "email", teams = "groups" }
 """
 
 _MODEL_RULE = (
-    "use letters, digits and . _ : / @ + ~ , = - only, at most 256 of them, "
+    "use letters, digits and . _ : / @ + ~ = - only, at most 256 of them, "
     "and * for any run of characters in a pattern"
 )
 _DIALECTS = "'anthropic', 'bedrock', 'gemini', 'openai'"
@@ -141,8 +141,8 @@ BAD: dict[str, tuple[str, tuple[str, ...]]] = {
     "a time-out that is not a number": (server("idle = nan", "server.timeouts"), ("server.timeouts.idle: must be a number above 0 up to 86400 (value nan)",)),
     "a date for a string": ("state = 2024-05-01\n" + OK, ("state: must be a string of 1 to 4096 characters (value the date or time 2024-05-01)",)),
     "an empty string": ("state = ''\n" + OK, ("state: must be a string of 1 to 4096 characters (value '')",)),
-    "a number for listen": (server("listen = 4000"), ("server.listen: must be a string of 1 to 4096 characters or a list with at least one entry (value 4000)",)),
-    "an empty list for listen": (server("listen = []"), ("server.listen: must be a list with at least one entry (value [])",)),
+    "a number for listen": (server("listen = 4000"), ("server.listen: must be a string of 1 to 4096 characters or a list of 1 to 1000 entries (value 4000)",)),
+    "an empty list for listen": (server("listen = []"), ("server.listen: must be a list of 1 to 1000 entries (value [])",)),
     "a wrong entry in a list": (server("listen = ['127.0.0.1:1', 5]"), ("server.listen[1]: must be a string of 1 to 4096 characters (value 5)",)),
     "a value where a table belongs": ("server = 5\n" + OK, ("server: must be a table (value 5)",)),
     "a value where named tables belong": ("orgs = 5\n" + OK, ("orgs: must be one table for each org, such as [orgs.acme] (value 5)",)),
@@ -157,14 +157,14 @@ BAD: dict[str, tuple[str, tuple[str, ...]]] = {
     "a price without output": (model("price = { input = 1 }"), ('models."gpt-4o".price.output: is required, but missing; add output = USD per million tokens',)),
     "a share above one": (model("retry = { budget = 20 }"), ('models."gpt-4o".retry.budget: must be a number from 0 up to 1 (value 20)',)),
     "a long value": (server("workers = '" + "x" * 100 + "'"), ("server.workers: must be a whole number from 0 up to 512 (value '" + "x" * 59 + "…)",)),
-    "an org without models": (org("models = []"), ("orgs.acme.models: must be a list with at least one entry (value [])",)),
+    "an org without models": (org("models = []"), ("orgs.acme.models: must be a list of 1 to 1000 entries (value [])",)),
     "a budget without a window": (org("budgets = [{ usd = 5 }]"), ('orgs.acme.budgets[0].per: is required, but missing; add per = "month"',)),
     "a provider without audience": (OK + "[auth.oidc.corp]\nissuer = 'https://a.example.com'", ('auth.oidc.corp.audience: is required, but missing; add audience = "llmrouter"',)),
     "several at once": (
         server("workers = -1\nlisten = 3", "server") + "[orgs.a]\nweigth = 2\n",
         (
             "server.workers: must be a whole number from 0 up to 512 (value -1)",
-            "server.listen: must be a string of 1 to 4096 characters or a list with at least one entry (value 3)",
+            "server.listen: must be a string of 1 to 4096 characters or a list of 1 to 1000 entries (value 3)",
             "orgs.a.weigth: unknown key (value 2); did you mean 'weight'?",
         ),
     ),
@@ -209,6 +209,9 @@ BAD: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "an org with an unknown model": (org("models = ['gpt-5']"), ("orgs.acme.models[0]: no model is called 'gpt-5'; define it as [models.\"gpt-5\"]; did you mean 'gpt-4o'?",)),
     "a team with an unknown model": (OK + "[orgs.acme.teams.a]\nmodels = ['x']", ("orgs.acme.teams.a.models[0]: no model is called 'x'; define it as [models.\"x\"]; the file has 'gpt-4o'",)),
+    "an org with patterns in one string": (org("models = ['gpt-4o', 'gpt-4*, demo']"), (f"orgs.acme.models[1]: 'gpt-4*, demo' is not a model name; {_MODEL_RULE}",)),
+    "a team with a pattern that has a space": (OK + "[orgs.acme.teams.a]\nmodels = ['gpt 4*']", (f"orgs.acme.teams.a.models[0]: 'gpt 4*' is not a model name; {_MODEL_RULE}",)),
+    "an org with a pattern that has two stars in a row": (org("models = ['gpt**']"), ("orgs.acme.models[0]: 'gpt**' has ** in it, which means the same as *; write one",)),
     "a limit on an unknown model": (org("limits = [{ requests = 1, per = 'day', model = 'x' }]"), ("orgs.acme.limits[0].model: no model is called 'x'; define it as [models.\"x\"]; the file has 'gpt-4o'",)),
     "a budget that ends at an unknown model": (org("budgets = [{ usd = 1, per = 'day', at_limit = 'model:x' }]"), ("orgs.acme.budgets[0].at_limit: no model is called 'x'; define it as [models.\"x\"]; the file has 'gpt-4o'",)),
     "a tls file that is not there": (server("tls = { cert = '/none/a.crt', key = '/none/a.key' }"), (
@@ -227,6 +230,9 @@ BAD: dict[str, tuple[str, tuple[str, ...]]] = {
     "a pattern with aliases": (DEMO + "[models.'a*']\naliases = ['b']\ndeployments = [{ upstream = 'demo' }]", ('models."a*".aliases: a pattern has no aliases; add a table of their own for these names',)),
     "a pattern with two stars in a row": (DEMO + "[models.'a**']\ndeployments = [{ upstream = 'demo' }]", ('models."a**": has ** in it, which means the same as *; write one',)),
     "a model name with a wildcard that we do not have": (DEMO + "[models.'a?']\ndeployments = [{ upstream = 'demo' }]", (f'models."a?": is not a model name; {_MODEL_RULE}',)),
+    "a model name with a space": (DEMO + "[models.'a b']\ndeployments = [{ upstream = 'demo' }]", (f'models."a b": is not a model name; {_MODEL_RULE}',)),
+    "a model name with a comma": (DEMO + "[models.'a,b']\ndeployments = [{ upstream = 'demo' }]", (f'models."a,b": is not a model name; {_MODEL_RULE}',)),
+    "an alias with a comma": (model("aliases = ['a,b']"), (f"models.\"gpt-4o\".aliases[0]: 'a,b' is not a model name; {_MODEL_RULE}",)),
     "models that differ by case": (model("[models.'GPT-4o']", "deployments = [{ upstream = 'demo' }]"), ("models.\"GPT-4o\": 'GPT-4o' differs from 'gpt-4o' only by case; rename one",)),
     "an org name with a space": (OK + '[orgs."a b"]', ('orgs."a b": is not a name; use letters, digits and . _ - only, at most 64 of them',)),
     "orgs that differ by case": (OK + "[orgs.acme]\n[orgs.Acme]", ("orgs.Acme: differs from 'acme' only by case, so people mix them up; rename one",)),

@@ -15,6 +15,7 @@ import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llmrouter.access.patterns import PATTERNS_MAX, ModelPatterns
 from llmrouter.config.load import load, workers
 from llmrouter.config.notes import notes
 from llmrouter.config.problems import ConfigError
@@ -54,6 +55,20 @@ def test_refuses_with_key_value_and_what_to_do(text: str, problems: tuple[str, .
 
     assert found == list(problems)
     assert SECRET not in "\n".join(found)
+
+
+@pytest.mark.parametrize("table", ["orgs.acme", "orgs.acme.teams.a"])
+def test_refuses_more_patterns_than_a_policy_holds(table: str) -> None:
+    """What loads must also serve: a policy takes no more."""
+    names = [f"gpt-{number}*" for number in range(PATTERNS_MAX + 1)]
+
+    (found,) = refused(f"{OK}[{table}]\nmodels = {names}\n")
+
+    assert (
+        found == f"{table}.models: must be a list of 1 to 1000 entries (value a list with entries)"
+    )
+    assert len(ModelPatterns(names[1:]).texts) == PATTERNS_MAX
+    loaded(f"{OK}[{table}]\nmodels = {names[1:]}\n")
 
 
 @pytest.mark.parametrize(("content", "problem"), NOT_TOML)

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrouter.config.names import aliases, find_model, is_pattern, matches, name_findings
+from llmrouter.access.patterns import ModelPatterns
+from llmrouter.config.names import (
+    aliases,
+    find_model,
+    is_pattern,
+    matches,
+    model_name_problem,
+    name_findings,
+)
 from llmrouter.config.schema import Deployment, Model, Settings
 
 AT_DEMO = (Deployment(upstream="demo"),)
@@ -77,3 +85,16 @@ def test_a_name_in_another_case_may_be_an_alias_of_its_own_model() -> None:
     settings = Settings(models={"gpt-4o": Model(deployments=AT_DEMO, aliases=("GPT-4o",))})
 
     assert list(name_findings(settings)) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a b", "a,b", "a, b*", "a?", "[ab]", "a{b}", "a\\b", "'a'", "a\n", "é", "x" * 257]
+)
+def test_what_is_no_model_name_is_told(name: str) -> None:
+    assert model_name_problem(name).startswith("is not a model name; use letters")
+
+
+@given(name=st.text(max_size=300) | st.text("ab*.:/@+~,= ?[]{}'\\\"", max_size=8))
+def test_no_name_is_taken_here_that_a_policy_refuses(name: str) -> None:
+    if not model_name_problem(name):
+        assert ModelPatterns((name,)).texts == (name,)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from llmrouter.contracts.store import StoreError
 from llmrouter.daemon.children import Child, Respawn, ending, environment
 from llmrouter.tasks import spawn
 from tests.support.leaks import Failures
@@ -180,6 +181,28 @@ async def test_a_child_that_cannot_even_be_started_is_tried_again(no_leaks: Fail
         "child=worker-0 cannot_start='Too many' replaced_in_s=0.1",
     ]
     no_leaks.seen.clear()
+
+
+@pytest.mark.asyncio
+async def test_a_child_whose_start_fails_for_any_reason_is_tried_again(no_leaks: Failures) -> None:
+    """Whatever it needs, such as the keys, may be there again soon."""
+    refused = [StoreError("the store cannot be read"), ValueError("none of ours")]
+
+    async def start() -> asyncio.subprocess.Process:
+        if refused:
+            raise refused.pop(0)
+        return await sleeping()
+
+    async with kept(start) as child:
+        await until(lambda: lives(child), "it was given up")
+    said = [line.splitlines()[0] for line in no_leaks.seen]
+    no_leaks.seen.clear()
+    assert said == [
+        "child=worker-0 cannot_start",
+        "child=worker-0 cannot_start='the store cannot be read' replaced_in_s=0",
+        "child=worker-0 cannot_start",
+        "child=worker-0 cannot_start='none of ours' replaced_in_s=0.1",
+    ]
 
 
 @pytest.mark.asyncio

@@ -149,13 +149,16 @@ UNKNOWN = [
 ]
 
 
-async def offered(op: str, args: Args, made: KeyDesk | None = None) -> tuple[object, list[Any]]:
+async def offered(
+    op: str, args: Args, made: KeyDesk | None = None, *, confirmed: bool = True
+) -> tuple[object, list[Any]]:
     """Ask as a supervisor offers it; what is answered, and what was published before."""
     published: list[IssuedKey] = []
 
-    async def publish(keys: Iterable[IssuedKey]) -> None:
+    async def publish(keys: Iterable[IssuedKey]) -> bool:
         await asyncio.sleep(0)
         published.extend(keys)
+        return confirmed
 
     result = await operations(made or desk(), publish)[op](args)
     return result, published
@@ -212,6 +215,30 @@ async def test_a_change_is_in_force_everywhere_before_it_is_answered() -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_revocation_that_a_worker_has_not_confirmed_is_no_success_but_is_kept() -> None:
+    """FR-010: who reads of success may rely on it."""
+    made = desk()
+    key_id = create(made)["id"]
+
+    with pytest.raises(ControlError, match="the key is revoked, but a worker has not") as refused:
+        await offered("keys.revoke", {"id": key_id}, made, confirmed=False)
+
+    assert refused.value.code == "not_confirmed"
+    assert "run the same command again" in str(refused.value)
+    again, published = await offered("keys.revoke", {"id": key_id}, made)
+    assert cast("View", again)["status"] == "revoked"
+    assert [key.revoked_at_s for key in published] == [NOW_S]
+
+
+@pytest.mark.asyncio
+async def test_a_new_key_that_a_worker_has_not_confirmed_is_shown_all_the_same() -> None:
+    """Its text is known nowhere else."""
+    created, _ = await offered("keys.create", {"org": "acme"}, confirmed=False)
+
+    assert cast("View", created)["key"].startswith("sk-lr-")
+
+
+@pytest.mark.asyncio
 async def test_a_look_changes_nothing_anywhere() -> None:
     made = desk()
     key_id = create(made)["id"]
@@ -243,8 +270,9 @@ async def daemon_of(state: Path) -> AsyncIterator[list[IssuedKey]]:
     """What a supervisor does for keys; gives what was published to its workers."""
     published: list[IssuedKey] = []
 
-    async def publish(keys: Iterable[IssuedKey]) -> None:
+    async def publish(keys: Iterable[IssuedKey]) -> bool:
         published.extend(keys)
+        return True
 
     with open_state(state) as opened:
         book = KeyBook(opened.store, KeyDigest(opened.digest_key))

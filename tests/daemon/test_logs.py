@@ -1,6 +1,7 @@
 """Log lines: what they look like, that nobody can forge one, and that none ever makes us wait."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -274,6 +275,25 @@ def test_a_burst_is_written_whole(pipe: Pipe) -> None:
         lines = pipe.lines(2_000)
 
     assert [line.rpartition("=")[2] for line in lines] == [str(n) for n in range(2_000)]
+
+
+def test_a_full_pipe_that_does_not_block_loses_no_line(pipe: Pipe) -> None:
+    """Whoever started us may have set it so; its being full is no end of it."""
+    os.set_blocking(pipe.writing, False)
+    fill(pipe)
+    with logged_to(pipe):
+        for number in range(2_000):
+            logging.getLogger("llmrouter.test").error("number=%d", number)
+        lines = pipe.lines(2_000)
+
+    assert [line.rpartition("=")[2] for line in lines] == [str(n) for n in range(2_000)]
+
+
+def fill(pipe: Pipe) -> None:
+    """Leave no room at all."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(pipe.writing, b"-" * PIPE_BYTES)
 
 
 def test_lines_of_ours_do_not_wait_for_a_stuck_reader_either(pipe: Pipe) -> None:

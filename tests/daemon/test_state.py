@@ -107,6 +107,12 @@ def foreign_with_our_names(path: Path) -> None:
     (path / "lock").write_text("theirs")
 
 
+def foreign_and_open_to_others(path: Path) -> None:
+    """As /usr is: to close it would break the machine."""
+    foreign(path)
+    path.chmod(0o755)
+
+
 def a_file(path: Path) -> None:
     path.write_text("not a directory")
 
@@ -115,6 +121,7 @@ def a_file(path: Path) -> None:
     ("make", "words"),
     [
         (foreign, "is not empty and has no llmrouter-state file, so it is not a state of ours"),
+        (foreign_and_open_to_others, "is not empty and has no llmrouter-state file"),
         (foreign_with_our_names, "is not empty and has no llmrouter-state file"),
         (a_file, "is not a directory"),
     ],
@@ -125,7 +132,10 @@ def test_what_is_not_ours_is_refused_and_left_as_it_is(
     make(path)
     before = tree(path.parent)
 
-    assert words in refusal(path)
+    message = refusal(path)
+
+    assert words in message
+    assert "chmod" not in message
     assert tree(path.parent) == before
 
 

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import os
 import re
+import resource
 import signal
 import socket
 import stat
@@ -33,7 +34,16 @@ from tests.daemon.answering import (
     unix_call,
 )
 from tests.support.certificates import Authority
-from tests.support.daemon import LLMROUTER, Daemon, create_key, run, serving, wait_for, write_config
+from tests.support.daemon import (
+    DEMO,
+    LLMROUTER,
+    Daemon,
+    create_key,
+    run,
+    serving,
+    wait_for,
+    write_config,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -187,11 +197,13 @@ def test_a_reload_that_is_not_there_yet_is_said_and_stops_nothing(
     assert call(daemon, key).status == 200
 
 
-def test_a_worker_that_hangs_holds_up_a_change_but_a_moment(
+def test_a_revocation_waits_but_a_moment_for_a_worker_that_hangs_and_is_no_success(
     two: tuple[Daemon, list[str]],
 ) -> None:
+    """FR-010: success would say that the key is refused everywhere."""
     daemon, _ = two
-    key_id = create_key(daemon.config)["id"]
+    created = create_key(daemon.config)
+    key_id = created["id"]
     hanging = daemon.workers()[0]
     os.kill(hanging, signal.SIGSTOP)
     try:
@@ -199,8 +211,13 @@ def test_a_worker_that_hangs_holds_up_a_change_but_a_moment(
     finally:
         os.kill(hanging, signal.SIGCONT)
 
-    assert done.returncode == 0
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "a worker has not confirmed it in time; run the same command again" in done.stderr
     assert f"keys={key_id}: a worker has not confirmed them yet" in daemon.log
+    again = run("keys", "revoke", key_id, "--config", str(daemon.config))
+    assert again.returncode == 0, again.stderr
+    assert set(everywhere(daemon, created["key"], 401)) == {401}
 
 
 @pytest.mark.parametrize("workers", [1, 8])
@@ -249,6 +266,67 @@ def test_children_have_as_many_descriptors_as_we_may_have(
         found = re.search(r"Max open files +(\d+) +(\d+)", limits)
         assert found is not None
         assert found[1] == found[2]
+
+
+@contextlib.contextmanager
+def core_files_allowed() -> Iterator[None]:
+    """As a developer's shell, or a system that collects them, may have it."""
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    if before[1] == 0:
+        pytest.skip("no process of ours may leave a core file here anyway")
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
+
+
+def test_no_process_leaves_a_core_file(tmp_path: Path) -> None:
+    """It would hold credentials, the digest key and prompts."""
+    with core_files_allowed(), serving(tmp_path, DEMO, workers=2) as daemon:
+        pids = [daemon.process.pid, *daemon.children()]
+        assert len(pids) == 4
+        for pid in pids:
+            limits = Path(f"/proc/{pid}/limits").read_text()
+            assert re.search(r"Max core file size +0 ", limits), limits
+
+
+def test_keys_that_no_table_limits_are_warned_of(tmp_path: Path, upstream: ModelServer) -> None:
+    """A table that was renamed or removed takes its rules along, which nobody may notice."""
+    config = write_config(tmp_path, upstream.settings())
+    create_key(config)
+    create_key(config, "--org", "globex")
+    ended = create_key(config, "--org", "initech")["id"]
+    assert run("keys", "revoke", ended, "--config", str(config)).returncode == 0
+
+    with serving(tmp_path, upstream.settings()) as daemon:
+        warned = [line for line in daemon.events.splitlines() if "no table" in line]
+
+    assert len(warned) == 1
+    assert " level=warning process=supervisor org='globex' has keys but no table in" in warned[0]
+
+
+def damage(store: Path) -> dict[Path, bytes]:
+    """Overwrite every file of a store, as a failing disk may; what was there."""
+    before = {path: path.read_bytes() for path in store.iterdir()}
+    for path, content in before.items():
+        path.write_bytes(b"\xff" * len(content))
+    return before
+
+
+def test_a_worker_that_dies_while_the_store_cannot_be_read_is_replaced_once_it_can(
+    tmp_path: Path, upstream: ModelServer
+) -> None:
+    with serving(tmp_path, upstream.settings()) as daemon:
+        key = create_key(daemon.config)["key"]
+        before = damage(daemon.state / "store")
+        os.kill(daemon.workers()[0], signal.SIGKILL)
+        wait_for(lambda: daemon.log.count(" cannot_start") > 1, what="a second try")
+        for path, content in before.items():
+            path.write_bytes(content)
+
+        assert call(daemon, key).status == 200  # waits in the listener for whoever comes
+    assert "level=error process=supervisor child=worker-0 cannot_start" in daemon.log
 
 
 def test_the_service_manager_is_told_when_it_serves_and_when_it_stops(
@@ -543,6 +621,20 @@ def test_a_file_in_the_place_of_the_control_socket_is_told(
         " remove what is there, if it is not needed"
     )
     assert path.read_text() == "precious"
+
+
+def test_a_key_that_cannot_be_read_is_told(tmp_path: Path, upstream: ModelServer) -> None:
+    """A newer llmrouter may have written it; to start without it would refuse its holder."""
+    config = write_config(tmp_path, upstream.settings())
+    create_key(config)
+    with open_state(tmp_path / "state") as state:
+        state.store.put("key/AAAAAAAAAAAA", b'{"id":"AAAAAAAAAAAA","more":1}')
+
+    said = refused(config)
+
+    assert said.startswith("llmrouter: ")
+    assert "AAAAAAAAAAAA" in last_line(said)
+    assert not (tmp_path / "state" / "control.sock").exists()
 
 
 def test_workers_that_cannot_start_are_not_started_for_ever(

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import re
+import resource
 import signal
 import socket
 import stat
@@ -287,6 +288,28 @@ def test_what_does_not_end_in_time_is_cut_visibly(tmp_path: Path, held: ModelSer
         daemon.stopped = True
         assert not stream.is_whole()
     assert "connections_cut=1" in daemon.log
+
+
+def test_ends_of_calls_that_no_disk_took_are_told(tmp_path: Path, held: ModelServer) -> None:
+    """Those calls read as interrupted, and an operator has to know why."""
+    with serving(tmp_path, held.settings()) as daemon:
+        key = create_key(daemon.config)["key"]
+        journal = daemon.state / "journal" / "0-1.jsonl"
+        for _ in range(40):  # so that the journal is longer than the log, which has to be written
+            assert call(daemon, key).status == 200
+        wait_for(lambda: journal.read_bytes().count(b'"t":"end"') == 40, what="every end")
+        stream = Stream(daemon, key)
+        (pid,) = daemon.workers()
+        full = journal.stat().st_size
+        assert full > daemon.log_path.stat().st_size + 3_000
+
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (full, full))
+        held.go_on.set()
+        assert stream.is_whole()
+        assert daemon.stop() == 0
+
+    assert "level=error process=worker-0 journal_ends_lost=1 reason='" in daemon.log
+    assert "File too large" in daemon.log
 
 
 def test_a_worker_drains_by_itself_when_the_operator_asks_it_to(

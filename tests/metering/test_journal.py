@@ -228,6 +228,25 @@ def test_a_disk_that_fills_up_at_any_byte_refuses_the_calls_and_keeps_the_file_w
         assert (play.journal.healthy, play.journal.error) == (True, None)
 
 
+def test_files_that_somebody_removed_are_not_written_on(tmp_path: Path) -> None:
+    """A file without a name takes every byte, and no reader ever finds them."""
+    play = Play(tmp_path)
+    play.begin(1)
+    play.loop.turn()
+    for path in journal_paths(tmp_path):
+        path.unlink()
+
+    play.begin(2)
+    play.end(1)
+    play.loop.turn()
+    play.end(2)
+    play.loop.fire()
+
+    assert play.events == ["1 went on, in file", "2 went on, in file"]
+    assert play.lines() == ["header", "begin 2", "end 1", "end 2"]
+    assert len(journal_paths(tmp_path)) == 1
+
+
 STEPS = st.sampled_from(["begin", "end", "turn", "fire"]) | st.none() | st.integers(0, 900)
 
 

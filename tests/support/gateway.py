@@ -257,7 +257,7 @@ async def staged(
         journal = Journal(files, call_soon=loop.call_soon, call_later=loop.call_later)
         counter = itertools.count()  # the first is for the full server
         steps = Steps(
-            authenticator=Authenticator(stage.ring, lambda: stage.now_s),
+            authenticator=Authenticator(stage.ring, lambda: stage.now_s, loop.time),
             router=router or Router(_routes(routes, aliases or {}), _policy(orgs, teams)),
             admission=stage.admission,
             forwarder=Forwarder(ours),
