@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 
 from llmrouter.config.problems import Findings, Key
 from llmrouter.config.schema import Model, Settings
+from llmrouter.contracts import patterns
+from llmrouter.contracts.patterns import is_pattern
 
 _TABLE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9._:/@+~=*-]{1,256}")
@@ -21,26 +23,9 @@ _MODEL_RULE = (
 )
 
 
-def is_pattern(name: str) -> bool:
-    """Whether `name` stands for many names."""
-    return "*" in name
-
-
 def matches(pattern: str, name: str) -> bool:
     """Whether `name` is, or is covered by, `pattern`."""
-    first, *rest = pattern.split("*")
-    if not rest:
-        return name == first
-    *inner, last = rest
-    start, end = len(first), len(name) - len(last)
-    if start > end or not (name.startswith(first) and name.endswith(last)):
-        return False
-    for part in inner:  # the leftmost place is always right, so this never backtracks
-        found = name.find(part, start, end)
-        if found < 0:
-            return False
-        start = found + len(part)
-    return True
+    return patterns.matches(patterns.split(pattern), name)
 
 
 def aliases(models: Mapping[str, Model]) -> dict[str, str]:

@@ -6,9 +6,10 @@ A model may be named by its own name, by an alias, or by a name that a pattern c
 import re
 from collections.abc import Iterable, Mapping
 
-from llmrouter.config.names import find_model, is_pattern, matches, model_name_problem
+from llmrouter.config.names import find_model, matches, model_name_problem
 from llmrouter.config.problems import Findings, Key, did_you_mean
 from llmrouter.config.schema import SERVED_DIALECTS, Budget, Deployment, Limit, Model, Settings
+from llmrouter.contracts.patterns import is_pattern
 
 _MODEL_TABLE = '[models."NAME"]'
 _AT_LIMIT = ("reject", "queue")

@@ -10,12 +10,12 @@ from llmrouter.access.patterns import ModelPatterns
 from llmrouter.config.names import (
     aliases,
     find_model,
-    is_pattern,
     matches,
     model_name_problem,
     name_findings,
 )
 from llmrouter.config.schema import Deployment, Model, Settings
+from llmrouter.contracts.patterns import is_pattern
 
 AT_DEMO = (Deployment(upstream="demo"),)
 MODELS = {
