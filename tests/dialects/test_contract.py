@@ -102,7 +102,13 @@ def test_no_header_passes_that_is_ours_alone(dialect: Dialect) -> None:
     assert not passed & OURS_ALONE
     assert not any(b"ratelimit" in name for name in passed)
     assert all(name == name.lower() for name in passed)
-    assert b"content-type" in dialect.request_headers & dialect.response_headers
+    assert b"content-type" in dialect.response_headers - dialect.request_headers
+
+
+@over_dialects
+def test_no_header_of_a_caller_passes_that_decides_for_others(dialect: Dialect) -> None:
+    """Callers share one account, and what is sent is JSON whatever they call it."""
+    assert not dialect.request_headers & {b"content-type", b"idempotency-key"}
 
 
 @over_dialects

@@ -1,11 +1,15 @@
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from llmrouter.gateway import authenticate
 from tests.support.application import settings
 from tests.support.gateway import Stage, asking, error_of, request, shown, staged
-from tests.support.upstream import answer
+from tests.support.raw import RawClient
+from tests.support.upstream import Play, Wait, answer
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio
 
@@ -144,3 +148,94 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_sent(tmp_path: Path
             response = await shown(client)
         assert (response.status, error_of(response)["code"]) == (413, "body_too_large")
         assert stage.upstream.connections == 0
+
+
+# ---- keys that end while their calls wait ----------------------------------------------------
+
+
+def revoke(stage: Stage, key: bytes) -> None:
+    stage.ring.apply([stage.book.revoke(key[6:18].decode(), stage.now_s)])
+
+
+def let_expire(stage: Stage, _key: bytes) -> None:
+    stage.now_s += 60
+
+
+ENDED: dict[str, tuple[Callable[[Stage, bytes], None], str]] = {
+    "revoked": (revoke, "revoked_key"),
+    "expired": (let_expire, "expired_key"),
+}
+over_ends = pytest.mark.parametrize(("end", "code"), ENDED.values(), ids=ENDED)
+
+
+@pytest.fixture
+def confirmed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authenticate, "CONFIRM_AFTER_S", 0.0)
+
+
+async def refused(client: RawClient, code: str) -> bool:
+    response = await shown(client)
+    return (response.status, error_of(response)["code"]) == (401, code)
+
+
+@pytest.mark.usefixtures("confirmed_at_once")
+@over_ends
+@pytest.mark.parametrize("target", [CHAT, b"/v1/models"])
+async def test_a_key_that_ends_while_its_request_is_queued_is_refused(
+    tmp_path: Path, end: Callable[[Stage, bytes], None], code: str, target: bytes
+) -> None:
+    go_on = asyncio.Event()
+    slow: Play = [Wait(go_on), answer(b"{}")]
+    async with staged(tmp_path, slow) as stage, stage.connected() as client:
+        key = stage.issue(expires_in_s=60)
+        queued = request(target, key, asking() if target == CHAT else b"", method=METHOD[target])
+        await client.send(stage.chat() + queued)
+        (serving,) = stage.server.connections
+        await until(lambda: len(stage.upstream.seen) == 1, "nothing was asked")
+        await until(lambda: len(serving._ready) == 1, "the second was not read")
+        end(stage, key)
+        go_on.set()
+        assert (await shown(client)).status == 200
+        assert await refused(client, code)
+        assert len(stage.upstream.seen) == 1
+
+
+METHOD = {CHAT: b"POST", b"/v1/models": b"GET"}
+
+
+@pytest.mark.usefixtures("confirmed_at_once")
+@over_ends
+async def test_a_key_that_ends_while_its_body_arrives_is_refused(
+    tmp_path: Path, end: Callable[[Stage, bytes], None], code: str
+) -> None:
+    async with staged(tmp_path, NEVER_PLAYED) as stage, stage.connected() as client:
+        key = stage.issue(expires_in_s=60)
+        whole = stage.chat(key=key)
+        await client.send(whole[:-5])
+        await until(lambda: any(c._exchange for c in stage.server.connections), "not read")
+        end(stage, key)
+        await client.send(whole[-5:])
+        assert await refused(client, code)
+        assert stage.upstream.connections == 0
+        assert stage.journal().calls == []
+
+
+async def test_a_revocation_is_noticed_however_short_the_wait_was(tmp_path: Path) -> None:
+    async with staged(tmp_path, NEVER_PLAYED) as stage, stage.connected() as client:
+        whole = stage.chat()
+        await client.send(whole[:-5])
+        await until(lambda: any(c._exchange for c in stage.server.connections), "not read")
+        revoke(stage, stage.key)
+        await client.send(whole[-5:])
+        assert await refused(client, "revoked_key")
+        assert stage.upstream.connections == 0
+
+
+async def test_another_key_that_ends_meanwhile_changes_nothing(tmp_path: Path) -> None:
+    async with staged(tmp_path, [answer(b"{}")]) as stage, stage.connected() as client:
+        whole = stage.chat()
+        await client.send(whole[:-5])
+        await until(lambda: any(c._exchange for c in stage.server.connections), "not read")
+        revoke(stage, stage.issue())
+        await client.send(whole[-5:])
+        assert (await shown(client)).status == 200

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from llmrouter.gateway.forward import JOINED_BODY_BYTES_MAX
-from llmrouter.http1 import downstream
+from llmrouter.http1 import downstream, upstream
 from llmrouter.http1.upstream import UpstreamTimeouts
 from llmrouter.metering.journal import journal_paths
 from llmrouter.metering.replay import pair
@@ -56,13 +56,13 @@ NOT_UP = [
     b"upgrade: h2c",
     b"http2-settings: AAMAAABkAAQAAP__",
     b"x-http-method-override: DELETE",
+    b"idempotency-key: once",
 ]
 UP = [
-    b"Content-Type: application/json",
+    b"Content-Type: application/json; charset=utf-16",
     b"accept: text/event-stream",
     b"User-Agent: test/1.0",
     b"openai-beta: assistants=v2",
-    b"idempotency-key: once",
 ]
 
 
@@ -82,7 +82,6 @@ async def test_only_known_headers_go_up_and_our_credential_in_place_of_the_calle
             b"accept": b"text/event-stream",
             b"user-agent": b"test/1.0",
             b"openai-beta": b"assistants=v2",
-            b"idempotency-key": b"once",
             b"content-length": b"%d" % len(seen.body),
         }
 
@@ -341,6 +340,31 @@ async def test_a_connection_over_which_a_byte_came_back_is_not_replaced(
         await client.send(stage.chat())
         assert (await shown(client)).status == 502
         assert len(stage.upstream.seen) == 2
+
+
+@pytest.mark.parametrize("ending", [Cut(), Reset()], ids=["fin", "rst"])
+async def test_a_connection_that_was_lost_late_is_not_replaced(
+    tmp_path: Path, ending: Cut | Reset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its upstream may have worked on the call, which would then be paid for twice."""
+    monkeypatch.setattr(upstream, "STALE_S", -1.0)  # so any time at all is later
+    async with staged(tmp_path, [OK], [ending], [OK]) as stage, stage.connected() as client:
+        await client.send(stage.chat())
+        assert (await shown(client)).status == 200
+        await client.send(stage.chat())
+        response = await shown(client)
+        assert (response.status, error_of(response)["code"]) == (502, "upstream_unreachable")
+        assert len(stage.upstream.seen) == 2
+        assert [call.end and call.end.attempts for call in await stage.calls(2)] == [1, 1]
+
+
+async def test_an_upstream_that_promises_to_wait_for_ages_ends_its_call(tmp_path: Path) -> None:
+    promise = b"keep-alive: timeout=" + b"9" * 5000 + b"\r\n"
+    async with staged(tmp_path, [answer(b"{}", headers=promise)]) as stage:
+        assert (await stage.ask(stage.chat())).status == 200
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert call.end.outcome == "ok"
 
 
 async def test_a_connection_that_timed_out_is_not_replaced(tmp_path: Path) -> None:

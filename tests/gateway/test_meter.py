@@ -13,11 +13,12 @@ from llmrouter.contracts.call import Operation, Usage
 from llmrouter.dialects.openai import OpenAI
 from llmrouter.errors import InternalError, ModelNotFound, UpstreamTimeout
 from llmrouter.gateway.meter import Meter
+from llmrouter.http1.downstream import CUT_BY_US
 from llmrouter.metering.journal import Journal, JournalFiles, journal_paths
 from llmrouter.metering.records import Header
 from llmrouter.metering.replay import JournaledCall, pair
 from tests.support.gateway import NOW_S, idle_exchange, request, staged
-from tests.support.upstream import Stall, answer, stream
+from tests.support.upstream import Play, Stall, answer, chunk, stream, stream_head
 from tests.support.waiting import until
 
 BODY = b'{"usage":{"prompt_tokens":9,"completion_tokens":4,"cost":0.5}}'
@@ -134,6 +135,24 @@ async def test_every_begin_has_its_end_in_every_ending_at_once(tmp_path: Path) -
         ]
 
 
+@pytest.mark.asyncio
+@pytest.mark.parametrize("begun", [False, True], ids=["waiting", "streaming"])
+async def test_a_call_that_the_server_cut_is_not_its_clients_doing(
+    tmp_path: Path, begun: bool
+) -> None:
+    event = chunk(b"data: {}\n\n")
+    play: Play = [stream_head(), event, Stall()] if begun else [Stall()]
+    async with staged(tmp_path, play) as stage, stage.connected() as client:
+        await client.send(stage.chat(stream=True))
+        if begun:
+            await client.read_until(event)
+        await until(lambda: len(stage.upstream.seen) == 1, "nothing was asked")
+        stage.server.abort()
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert (call.end.outcome, call.end.status) == ("router_error", 200 if begun else 0)
+
+
 class Desk:
     """A meter and its journal, on a disk that may be full; the loop's turns are the test's."""
 
@@ -175,6 +194,7 @@ def _refuse(_fd: int, _data: bytes | memoryview) -> int:
     ("error", "outcome", "status", "code"),
     [
         (asyncio.CancelledError(), "client_gone", 0, None),
+        (asyncio.CancelledError(CUT_BY_US), "router_error", 0, None),
         (UpstreamTimeout("x"), "upstream_error", 504, "upstream_timeout"),
         (InternalError("x"), "router_error", 500, "internal_error"),
         (ModelNotFound("x"), "router_error", 404, "model_not_found"),

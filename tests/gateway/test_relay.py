@@ -507,3 +507,10 @@ def test_nesting_is_closed_only_at_the_end_however_it_is_fed(cut: int) -> None:
     assert not nesting.closed
     nesting.feed(TEXT[cut:])
     assert nesting.closed
+
+
+@pytest.mark.parametrize("text", [b"", b"1" * 1000, b'"text"', b"null", b"<html>"])
+def test_a_text_without_any_bracket_never_closes(text: bytes) -> None:
+    nesting = _Nesting()
+    nesting.feed(text)
+    assert not nesting.closed

@@ -1,3 +1,5 @@
+import asyncio
+import gzip
 import tracemalloc
 from pathlib import Path
 
@@ -7,7 +9,18 @@ from llmrouter.contracts.call import Usage
 from llmrouter.gateway.reply import PLAIN_BYTES_MAX
 from tests.support.gateway import CREDENTIAL, Reached, error_of, shown, staged
 from tests.support.raw import Ending, chunked
-from tests.support.upstream import Cut, Play, Reset, Stall, Wait, answer, stream_head
+from tests.support.upstream import (
+    LAST_CHUNK,
+    Cut,
+    Play,
+    Reset,
+    Stall,
+    Wait,
+    answer,
+    chunk,
+    stream,
+    stream_head,
+)
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio
@@ -138,6 +151,75 @@ async def test_an_error_that_shows_our_credential_is_not_passed_on(
         (call,) = await stage.calls()
         assert call.end is not None
         assert (call.end.status, call.end.outcome) == (502, "upstream_error")
+
+
+ECHO = b'{"choices":["authorization: Bearer %b"]}' % CREDENTIAL.encode()
+ECHO_EVENT = b"data: %b\n\n" % ECHO
+GIVEN_AWAY: dict[str, Play] = {
+    "plain": [answer(ECHO, headers=JSON)],
+    "in-chunks": [in_chunks(ECHO, 5)],
+    "coded": [answer(gzip.compress(ECHO), headers=JSON + b"content-encoding: gzip\r\n")],
+    "coded-error": [
+        answer(gzip.compress(ECHO), status=400, headers=JSON + b"Content-Encoding: GZIP\r\n")
+    ],
+    "coded-stream": [
+        stream_head(headers=b"content-type: text/event-stream\r\ncontent-encoding: br\r\n"),
+        chunk(b"coded"),
+        LAST_CHUNK,
+    ],
+    "stream": [stream(ECHO_EVENT, b"data: [DONE]\n\n")],
+}
+
+
+@pytest.mark.parametrize("play", GIVEN_AWAY.values(), ids=GIVEN_AWAY)
+async def test_no_answer_in_which_our_credential_may_stand_is_passed_on(
+    tmp_path: Path, play: Play
+) -> None:
+    """SC-002: whatever its status, its length and its coding."""
+    async with staged(tmp_path, play) as stage, stage.connected() as client:
+        await client.send(stage.chat(b"connection: close", stream=True))
+        sent = await client.read_all()
+        assert sent.startswith(b"HTTP/1.1 502 ")
+        assert b'"upstream_error"' in sent
+        assert CREDENTIAL.encode() not in sent
+        assert len(sent) < 2000
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert (call.end.status, call.end.outcome) == (502, "upstream_error")
+
+
+LONG_ECHO = b'{"error":"%b %b"}' % (b"x" * 2 * PLAIN_BYTES_MAX, CREDENTIAL.encode())
+LONG_ERRORS = {
+    "sized": answer(LONG_ECHO, status=400, headers=JSON),
+    "chunked": in_chunks(LONG_ECHO, 60_000).replace(b"200 OK", b"500 Said"),
+    "close-delimited": CLOSE_DELIMITED.replace(b"200 OK", b"503 Said") + LONG_ECHO,
+}
+
+
+@pytest.mark.parametrize("said", LONG_ERRORS.values(), ids=LONG_ERRORS)
+async def test_an_error_too_long_to_be_checked_is_not_passed_on(
+    tmp_path: Path, said: bytes
+) -> None:
+    """SC-002: what shows our credential may come when there is no more holding back."""
+    go_on = asyncio.Event()
+    play: Play = [said[:-1000], Wait(go_on), said[-1000:], Cut()]
+    async with staged(tmp_path, play) as stage, stage.connected() as client:
+        await client.send(stage.chat(b"connection: close"))
+        begun = await client.read()
+        go_on.set()
+        sent = begun + await client.read_all()
+        assert CREDENTIAL.encode() not in sent
+        assert sent.startswith(b"HTTP/1.1 502 ")
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert (call.end.status, call.end.outcome) == (502, "upstream_error")
+
+
+async def test_a_coding_that_is_none_passes(tmp_path: Path) -> None:
+    headers = JSON + b"content-encoding: Identity\r\n"
+    async with staged(tmp_path, [answer(ANSWER, headers=headers)]) as stage:
+        response = await stage.ask(stage.chat())
+        assert (response.status, response.body) == (200, ANSWER)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 304, 307, 308])
@@ -325,6 +407,20 @@ async def test_a_long_plain_answer_cut_anywhere_is_visibly_cut(
         assert call.end.usage == Usage()
 
 
+@pytest.mark.parametrize("text", [b"1", b"x", b" "], ids=["number", "words", "white"])
+async def test_a_long_answer_without_any_bracket_is_never_ended_as_whole(
+    tmp_path: Path, text: bytes
+) -> None:
+    """SC-006: only a close ends it, and nothing in it says that this is its end."""
+    play: Play = [CLOSE_DELIMITED + text * (2 * PLAIN_BYTES_MAX), Cut()]
+    async with staged(tmp_path, play) as stage:
+        response = await stage.ask(stage.chat())
+        assert not (response.status == 200 and response.whole)
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert call.end.outcome == "upstream_error"
+
+
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 async def test_a_long_plain_answer_that_was_cut_ends_in_a_reset_where_nothing_else_shows_it(
     tmp_path: Path, version: bytes
@@ -385,3 +481,40 @@ async def test_a_long_plain_answer_waits_for_a_slow_reader(tmp_path: Path) -> No
         (call,) = await stage.calls()
         assert call.end is not None
         assert call.end.outcome == "client_gone"
+
+
+# ---- answers that nobody can be given any more -----------------------------------------------
+
+
+ENDED: dict[str, tuple[Play, bytes]] = {
+    "plain": ([], answer(ANSWER, headers=JSON)),
+    "error": ([], answer(b"{}", status=500, headers=JSON)),
+    "stream": ([], stream(b"data: {}\n\n", b"data: [DONE]\n\n")),
+    "stream-begun": (
+        [stream_head(), chunk(b"data: {}\n\n")],
+        chunk(b"data: [DONE]\n\n") + LAST_CHUNK,
+    ),
+}
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["aborted-after", "aborted-before"])
+@pytest.mark.parametrize(("begun", "rest"), ENDED.values(), ids=ENDED)
+async def test_the_server_may_be_aborted_in_the_turn_in_which_an_answer_ends(
+    tmp_path: Path, begun: Play, rest: bytes, at_once: bool
+) -> None:
+    """Nothing fails that nobody looks at: see `no_leaks`."""
+    never = Wait(asyncio.Event())
+    async with staged(tmp_path, [*begun, never]) as stage, stage.connected() as client:
+        await client.send(stage.chat(stream=True))
+        await until(lambda: len(stage.upstream.seen) == 1, "nothing was asked")
+        if begun:
+            await client.read_until(b"data: {}\n\n")
+        (asked,) = stage.upstreams["up"].pool._open
+        if at_once:
+            asked.data_received(rest)
+            stage.server.abort()
+        else:
+            stage.server.abort()
+            asked.data_received(rest)
+        await stage.server.emptied()
+        assert len(await stage.calls()) == 1

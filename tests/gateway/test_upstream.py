@@ -61,7 +61,8 @@ async def test_only_listed_headers_pass_and_ours_cannot_be_replaced() -> None:
         accept_encoding=b"gzip",
         cookie=b"a=b",
         user_agent=b"them",
-        content_type=b"application/json",
+        content_type=b"application/json; charset=utf-16",
+        idempotency_key=b"once",
     )
     head = upstream().request_head(Operation.CHAT, asked, 7)
     lines = head.split(b"\r\n")[1:-2]

@@ -1,4 +1,6 @@
 import asyncio
+import http.client
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -6,7 +8,7 @@ import pytest
 
 from llmrouter.http1 import downstream
 from llmrouter.http1.deadlines import NEVER
-from llmrouter.http1.downstream import ServerConnection
+from llmrouter.http1.downstream import PIPELINED_MAX, ServerConnection
 from llmrouter.http1.request import Request
 from llmrouter.tasks import spawn
 from tests.http1.wire import EVENT, GET, GET_10, Gate, Wire, events, get, post, turn
@@ -53,6 +55,35 @@ async def test_many_pipelined_requests_in_small_pieces_are_all_answered() -> Non
         await client.send(*(requests[at : at + 97] for at in range(0, len(requests), 97)))
         for n in range(100):
             assert (await client.response()).body == b"POST / %d" % n
+
+
+async def test_more_pipelined_requests_than_may_wait_are_refused_behind_those_that_do() -> None:
+    wire = Wire(Script())
+    count = PIPELINED_MAX + 50
+    wire.connection.data_received(b"".join(get(b"/%d" % n) for n in range(count)))
+    await until(lambda: len(wire.script.served) == PIPELINED_MAX, "not all were served")
+    await turn()
+    *answers, last = wire.transport.written.split(b"HTTP/1.1 ")[1:]
+    assert [answer.rpartition(b"\r\n")[2] for answer in answers] == [
+        b"GET /%d " % n for n in range(PIPELINED_MAX)
+    ]
+    assert last.startswith(b"400 ")
+    assert b"connection: close\r\n" in last
+    assert len(wire.script.opened) == PIPELINED_MAX
+    await wire.lose()
+
+
+async def test_a_connection_on_which_too_many_requests_wait_is_closed() -> None:
+    gate = Gate()
+    async with serving(Script(gate)) as running, connected(running.address) as client:
+        await client.send(b"".join(get(b"/%d" % n) for n in range(PIPELINED_MAX * 2)))
+        await until(lambda: len(running.script.opened) >= PIPELINED_MAX, "not all were read")
+        gate.open.set()
+        for n in range(PIPELINED_MAX):
+            assert (await client.response()).body == b"GET /%d " % n
+        assert (await client.response()).status == 400
+        assert await client.read_all() == b""
+        assert client.ending is Ending.CLOSED
 
 
 async def test_a_refused_request_among_others_keeps_its_place_and_the_connection() -> None:
@@ -498,7 +529,7 @@ async def test_probes_never_come_after_an_answer_has_begun(request_: bytes) -> N
         nonlocal probes
         for _ in range(5):
             await asyncio.sleep(0.02)
-            probes += wire.transport.take().count(b"HTTP/1.1 102 Processing\r\n\r\n")
+            probes += wire.transport.take().count(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     async def serve(connection: ServerConnection, request: Request) -> None:
         await probed()
@@ -515,6 +546,29 @@ async def test_probes_never_come_after_an_answer_has_begun(request_: bytes) -> N
     assert wire.connection.eof_received()
     await until(lambda: bool(script.served), "not served")
     await wire.lose()
+
+
+def asked_by_the_library(address: tuple[str, int]) -> tuple[int, bytes]:
+    """What http.client takes for the answer, its sending side closed."""
+    asking = http.client.HTTPConnection(*address, timeout=10)
+    asking.request("GET", "/")
+    assert asking.sock is not None
+    asking.sock.shutdown(socket.SHUT_WR)
+    with asking.getresponse() as response:
+        found = response.status, response.read()
+    asking.close()
+    return found
+
+
+@pytest.mark.usefixtures("probed_often")
+async def test_a_client_that_knows_few_interim_answers_gets_its_real_one() -> None:
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        await asyncio.sleep(0.1)
+        await echo(connection, request)
+
+    async with serving(Script(serve)) as running:
+        found = await asyncio.to_thread(asked_by_the_library, running.address)
+    assert found == (200, b"GET / ")
 
 
 @pytest.mark.usefixtures("probed_often")

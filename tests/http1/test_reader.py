@@ -265,6 +265,20 @@ def test_a_body_that_nobody_wants_takes_no_memory() -> None:
     assert buffered.bytes == 0
 
 
+def test_a_body_in_tiny_chunks_is_held_in_few_objects() -> None:
+    class Large(Limits):
+        body_bytes = 1_000_000
+
+    heard = Heard()
+    reader = RequestReader(heard, Large, Buffered(1 << 30))
+    reader.feed(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+    for _ in range(100):
+        reader.feed(b"2\r\nab\r\n" * 1000)
+    (request,) = heard.heads
+    assert len(request.pieces) <= 2
+    assert request.body == b"ab" * 100_000
+
+
 class Broken(Heard):
     """A receiver with a bug."""
 

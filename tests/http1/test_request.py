@@ -1,6 +1,6 @@
 import pytest
 
-from llmrouter.http1.request import Buffered, Request
+from llmrouter.http1.request import SMALL_PIECE_BYTES, Buffered, Request
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_the_body_is_its_pieces_joined_however_often_it_is_read(
     pieces: list[bytes], body: bytes
 ) -> None:
     request = Request(b"/")
-    request.pieces = pieces
+    request.pieces = [*pieces]
     assert request.body == body
     assert request.body == body
 
@@ -64,3 +64,21 @@ def test_the_repr_shows_how_far_it_has_come() -> None:
     assert repr(request) == "<Request POST b'/v1' partial body=0>"
     request.complete, request.body_bytes = True, 3
     assert repr(request) == "<Request POST b'/v1' complete body=3>"
+
+
+def test_many_tiny_pieces_are_held_in_few_objects() -> None:
+    request = Request(b"/")
+    for _ in range(100_000):
+        request.hold(b"ab")
+    assert len(request.pieces) <= 2
+    assert request.body == b"ab" * 100_000
+    assert isinstance(request.body, bytes)
+
+
+def test_pieces_of_every_size_are_held_in_their_order() -> None:
+    sizes = [1, 2, SMALL_PIECE_BYTES, 3, 4, SMALL_PIECE_BYTES - 1, SMALL_PIECE_BYTES + 1, 5]
+    pieces = [b"%c" % (65 + at) * size for at, size in enumerate(sizes)]
+    request = Request(b"/")
+    for piece in pieces:
+        request.hold(piece)
+    assert request.body == b"".join(pieces)

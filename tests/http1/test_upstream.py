@@ -7,7 +7,7 @@ from llmrouter.http1.downstream import WRITE_BUFFER_BYTES, ServerConnection
 from llmrouter.http1.errors import ConnectionLost, HttpError, ResponseError, ResponseTimeout
 from llmrouter.http1.pool import Pool
 from llmrouter.http1.request import Request
-from llmrouter.http1.upstream import HEAD_BYTES_MAX, UpstreamConnection, UpstreamTimeouts
+from llmrouter.http1.upstream import HEAD_BYTES_MAX, STALE_S, UpstreamConnection, UpstreamTimeouts
 from tests.support.application import HEAD, Script, serving
 from tests.support.raw import connected
 from tests.support.receiver import ASK, Caller, Receiver, calling, origin_at, timeouts
@@ -145,6 +145,28 @@ async def test_a_connection_is_used_again_only_if_nothing_speaks_against_it(
         second = await caller.ask()
         assert second.body == b"next"
         assert upstream.connections == (1 if kept else 2)
+
+
+@pytest.mark.parametrize(("unsent_bytes", "kept"), [(0, 1), (1, 0)])
+async def test_a_connection_that_answered_before_its_request_had_left_is_not_used_again(
+    unsent_bytes: int, kept: int
+) -> None:
+    """The rest of that request would stand before the next one."""
+    async with scripted([YES]) as upstream, calling(origin_at(upstream.address)) as caller:
+        clocked = Clocked(caller)
+        clocked.transport.unsent_bytes = unsent_bytes
+        clocked.receive(YES, at_s=101)
+        assert clocked.receiver.heard[-1] == "end"
+        assert len(caller.pool._idle) == kept
+        assert clocked.transport.is_closing() is not bool(kept)
+        clocked.connection.abandon()
+
+
+async def test_a_promise_to_keep_a_connection_for_ages_ends_nothing() -> None:
+    """Python refuses to read a number of so many digits."""
+    promise = b"keep-alive: timeout=" + b"9" * 5000 + b"\r\n"
+    receiver = await play(answer(b"yes", headers=promise), Stall())
+    assert (receiver.heard[-1], receiver.body) == ("end", b"yes")
 
 
 async def test_surplus_bytes_are_never_the_next_response_even_if_they_come_late() -> None:
@@ -287,6 +309,20 @@ async def test_a_reused_connection_lost_after_a_byte_came_back_is_not(first: byt
     error = await lost_on_reuse(first, Cut())
     assert isinstance(error, ConnectionLost)
     assert not error.stale
+
+
+@pytest.mark.parametrize(("after_s", "stale"), [(STALE_S, True), (STALE_S + 0.1, False)])
+async def test_a_reused_connection_lost_late_is_not_stale(after_s: float, stale: bool) -> None:
+    """The upstream has most likely read the request, and acted on it."""
+    async with scripted([YES]) as upstream, calling(origin_at(upstream.address)) as caller:
+        clocked = Clocked(caller)
+        clocked.receive(YES, at_s=101)
+        again = Receiver()
+        clocked.connection.expect(again, timeouts())
+        clocked.loop.now_s += after_s
+        clocked.connection.connection_lost(None)
+        assert isinstance(again.error, ConnectionLost)
+        assert again.error.stale is stale
 
 
 async def test_a_request_on_a_connection_already_lost_hears_so_and_sends_nothing() -> None:

@@ -418,3 +418,17 @@ def test_a_body_of_too_many_members_is_refused() -> None:
         asked(written.body(members))
 
     assert asked(written.body(members[:-1])).model == "a"
+
+
+def test_options_of_too_many_members_are_refused() -> None:
+    """FR-008: every loop has a limit; the space makes each member's place be looked for."""
+
+    def options(count: int) -> bytes:
+        members = ",".join(f'"a{at}": 1' for at in range(count))
+        return f'{{"model":"a","stream":true,"stream_options":{{{members}}}}}'.encode()
+
+    with pytest.raises(InvalidRequest, match=r"has 1001 members; at most 1000 can be") as caught:
+        asked(options(MEMBERS_MAX + 1))
+
+    assert caught.value.param == "stream_options"
+    assert asked(options(MEMBERS_MAX)).model == "a"
