@@ -70,7 +70,7 @@ class Forwarder:
             raise translated(error, exchange) from error
 
     def _expect(self, upstream: Upstream, connection: UpstreamConnection) -> Reply:
-        reply = Reply(self._loop, connection)
+        reply = Reply(self._loop, connection, upstream.is_given_away_by)
         connection.expect(reply, upstream.timeouts)
         return reply
 

@@ -22,6 +22,8 @@ from llmrouter.http1.errors import HttpError
 from llmrouter.http1.sse import EventTooLong, Splitter
 from llmrouter.http1.upstream import ResponseReceiver
 
+_ECHO = "the upstream showed our credential in its answer; tell your operator"
+
 
 class _Relay:
     """What both kinds share: beginning the response, slowing down, and ending once."""
@@ -101,7 +103,9 @@ class StreamRelay(_Relay):
         except UpstreamError as error:
             self._cut(error)
         else:
-            if block:
+            if self._reply.shows_secret(block):
+                self._cut(UpstreamError(_ECHO))
+            elif block:
                 self._send(block)
 
     def response_end(self, *, framed: bool) -> None:
@@ -175,13 +179,21 @@ class PlainRelay(_Relay):
 
     def response_data(self, data: bytes) -> None:
         """A piece of the answer came."""
-        self.tail = (self.tail + data)[-self.TAIL_BYTES :]
+        if self.error is not None:
+            return
+        seen = self.tail + data
+        if self._reply.shows_secret(seen):
+            self._cut(UpstreamError(_ECHO))
+            return
+        self.tail = seen[-self.TAIL_BYTES :]
         if self._nesting is not None:
             self._nesting.feed(data)
         self._send(data)
 
     def response_end(self, *, framed: bool) -> None:
         """It is complete; where its framing cannot tell, its brackets must."""
+        if self.error is not None:
+            return
         if framed or (self._nesting is not None and self._nesting.closed):
             self._finish()
         else:
@@ -189,7 +201,8 @@ class PlainRelay(_Relay):
 
     def response_lost(self, error: HttpError) -> None:
         """The upstream broke off."""
-        self._cut(translated(error, self._exchange))
+        if self.error is None:
+            self._cut(translated(error, self._exchange))
 
     def _cut(self, error: RouterError) -> None:
         self.error = error

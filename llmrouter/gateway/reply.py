@@ -6,6 +6,7 @@ over to a receiver of its own, which no task stands behind.
 """
 
 import asyncio
+from collections.abc import Callable
 
 from llmrouter.http1.errors import HttpError
 from llmrouter.http1.upstream import ResponseReceiver, UpstreamConnection
@@ -30,11 +31,19 @@ class Reply:
         "error",
         "headers",
         "is_stream",
+        "shows_secret",
         "status",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, connection: UpstreamConnection) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        connection: UpstreamConnection,
+        shows_secret: Callable[[bytes], bool],
+    ) -> None:
         self._connection = connection
+        self.shows_secret = shows_secret
+        """Whether our credential for this upstream stands in some bytes of it."""
         self._waiter: asyncio.Future[None] = loop.create_future()
         self._pieces: list[bytes] = []
         self._bytes = 0

@@ -71,5 +71,7 @@ def _head(exchange: Exchange, reply: Reply) -> bytes:
         b"%b: %b\r\n" % (name, headers[name])
         for name in exchange.dialect.response_headers & headers.keys()
     ]
+    if reply.shows_secret(b"".join(passed)):
+        raise UpstreamError("the upstream showed our credential in a header; tell your operator")
     passed.append(b"x-llmrouter-deployment: %b\r\n" % exchange.deployment.encode())
     return exchange.head(reply.status, b"".join(passed))

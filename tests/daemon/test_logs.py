@@ -382,3 +382,19 @@ def test_what_is_less_than_information_is_not_logged(pipe: Pipe) -> None:
         (line,) = pipe.lines(1)
 
     assert line.endswith("a fact")
+
+
+def test_what_is_remembered_of_a_long_path_is_short(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bytes] = []
+    what = logs._what
+
+    def noted(method: bytes, path: bytes) -> str:
+        asked.append(path)
+        return what(method, path)
+
+    monkeypatch.setattr(logs, "_what", noted)
+    line_of(pipe, exchange(target=b"/" + b"x" * 60_000))
+    (path,) = asked
+    assert len(path) <= logs._VALUE_CHARS_MAX + 1

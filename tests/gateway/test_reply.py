@@ -20,6 +20,10 @@ JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 30
 LOST = ConnectionLost("lost", stale=False)
 
 
+def shows_nothing(_: bytes) -> bool:
+    return False
+
+
 class Wire:
     """A reply over a connection whose transport the test holds."""
 
@@ -29,7 +33,7 @@ class Wire:
         self.transport = FakeTransport()
         self.connection = UpstreamConnection(pool, loop)
         self.connection.connection_made(self.transport)
-        self.reply = Reply(loop, self.connection)
+        self.reply = Reply(loop, self.connection, shows_nothing)
         self.connection.expect(self.reply, PATIENT)
 
     def feed(self, *pieces: bytes) -> None:
@@ -156,7 +160,7 @@ async def test_a_connection_that_serves_another_call_is_left_alone() -> None:
     """The pool may have lent it anew while somebody still holds the old reply."""
     wire = Wire()
     wire.feed(JSON, b"012345678901234567890123456789")
-    other = Reply(asyncio.get_running_loop(), wire.connection)
+    other = Reply(asyncio.get_running_loop(), wire.connection, shows_nothing)
     wire.connection.expect(other, PATIENT)
     wire.reply.close()
     wire.reply.pause(paused=True)

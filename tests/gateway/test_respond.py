@@ -518,3 +518,50 @@ async def test_the_server_may_be_aborted_in_the_turn_in_which_an_answer_ends(
             asked.data_received(rest)
         await stage.server.emptied()
         assert len(await stage.calls()) == 1
+
+
+EVENT_OF_ECHO = b"data: %b\n\n" % ECHO
+LATE_ECHOES: dict[str, tuple[bytes, bytes]] = {
+    "a later event": (
+        stream_head() + chunk(b"data: {}\n\n"),
+        chunk(EVENT_OF_ECHO) + chunk(b"data: [DONE]\n\n") + LAST_CHUNK,
+    ),
+    "an event in two reads": (
+        stream_head() + chunk(b"data: {}\n\n" + EVENT_OF_ECHO[:30]),
+        chunk(EVENT_OF_ECHO[30:]) + chunk(b"data: [DONE]\n\n") + LAST_CHUNK,
+    ),
+    "the end of a long answer": (
+        answer(LONG_ECHO, headers=JSON)[:-1000],
+        answer(LONG_ECHO, headers=JSON)[-1000:],
+    ),
+}
+
+
+@pytest.mark.parametrize("said", LATE_ECHOES.values(), ids=LATE_ECHOES)
+async def test_an_answer_that_has_begun_is_cut_before_our_credential(
+    tmp_path: Path, said: tuple[bytes, bytes]
+) -> None:
+    """SC-002: it ends visibly incomplete, and in a stream with an error."""
+    go_on = asyncio.Event()
+    async with staged(tmp_path, [said[0], Wait(go_on), said[1]]) as stage:
+        async with stage.connected() as client:
+            await client.send(stage.chat(stream=said[0].startswith(stream_head())))
+            sent = await client.read()
+            go_on.set()
+            sent += await client.read_all()
+        assert sent.startswith(b"HTTP/1.1 200 ")
+        assert CREDENTIAL.encode() not in sent
+        assert not sent.endswith(b"0\r\n\r\n")
+        assert b"[DONE]" not in sent
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert (call.end.outcome, call.end.error_code) == ("upstream_error", "upstream_error")
+
+
+async def test_a_header_that_shows_our_credential_is_not_passed_on(tmp_path: Path) -> None:
+    said = answer(ANSWER, headers=JSON + b"openai-model: %b\r\n" % CREDENTIAL.encode())
+    async with staged(tmp_path, [said]) as stage, stage.connected() as client:
+        await client.send(stage.chat(b"connection: close"))
+        sent = await client.read_all()
+        assert sent.startswith(b"HTTP/1.1 502 ")
+        assert CREDENTIAL.encode() not in sent
