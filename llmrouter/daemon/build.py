@@ -9,7 +9,7 @@ import importlib
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -184,12 +184,8 @@ def _route(name: str, model: Model) -> Route:
 
 def _policy(orgs: dict[str, Org]) -> ModelPolicy:
     teams = {
-        (org, team): _patterns(table.models)
+        (org, team): ModelPatterns(table.models)
         for org, whole in orgs.items()
         for team, table in whole.teams.items()
     }
-    return ModelPolicy({org: _patterns(table.models) for org, table in orgs.items()}, teams)
-
-
-def _patterns(texts: Iterable[str]) -> ModelPatterns:
-    return ModelPatterns(texts)
+    return ModelPolicy({org: ModelPatterns(table.models) for org, table in orgs.items()}, teams)

@@ -84,6 +84,11 @@ class Exchange:
         """By which what it asks for is served."""
         return (b"GET", b"HEAD") if self.operation is None else (b"POST",)
 
+    @property
+    def upstream_name(self) -> str:
+        """The upstream of its deployment; names of upstreams hold no slash."""
+        return self.deployment.partition("/")[0]
+
     def serve(self) -> Awaitable[None]:
         """Its turn on the connection has come."""
         return self._server.serve(self)

@@ -14,7 +14,7 @@ from llmrouter.http1.errors import (
 
 def translated(error: HttpError | OSError, exchange: Exchange) -> RouterError:
     """The `RouterError` for a failure between us and the deployment of `exchange`."""
-    upstream, _, _ = exchange.deployment.partition("/")
+    upstream = exchange.upstream_name
     match error:
         case ConnectError() | ConnectTimeout():
             return Unreachable(f"the upstream '{upstream}' cannot be reached: {error}")

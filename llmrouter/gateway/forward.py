@@ -14,7 +14,6 @@ from llmrouter.http1.errors import ConnectionLost, HttpError
 from llmrouter.http1.upstream import UpstreamConnection
 from llmrouter.routing.deployment import Deployment
 
-ERRORS_FROM = 400
 JOINED_BODY_BYTES_MAX = 65_536
 """Up to here head and body are joined for one write; a longer body is not copied for it."""
 

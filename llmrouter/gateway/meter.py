@@ -55,7 +55,6 @@ class Meter:
         principal = exchange.principal
         assert principal is not None
         self._seq = self._journal.next_seq()
-        upstream, _, _ = exchange.deployment.partition("/")
         record = Begin(
             seq=self._seq,
             at_ms=int(self._wall() * 1000),
@@ -66,7 +65,7 @@ class Meter:
             key_id=principal.key_id,
             model=exchange.model,
             deployment=exchange.deployment,
-            upstream=upstream,
+            upstream=exchange.upstream_name,
             dialect=exchange.dialect.name,
             operation=call.operation,
             stream=call.stream,

@@ -110,21 +110,20 @@ class StreamRelay(_Relay):
 
     def response_end(self, *, framed: bool) -> None:
         """The upstream has ended its answer; whether it is whole, the dialect knows."""
-        if self.error is not None:
-            return
-        if self.tap.complete and not self._splitter.held_bytes:
-            self._finish()
-        else:
-            self._cut(UpstreamError("the upstream ended its answer without its end marker"))
+        self._close_with(UpstreamError("the upstream ended its answer without its end marker"))
 
     def response_lost(self, error: HttpError) -> None:
         """The upstream broke off; only what comes after the end marker may be lost."""
+        self._close_with(translated(error, self._exchange))
+
+    def _close_with(self, error: RouterError) -> None:
+        """Finish if the end marker has passed, else cut for the reason `error`; once only."""
         if self.error is not None:
             return
         if self.tap.complete and not self._splitter.held_bytes:
             self._finish()
         else:
-            self._cut(translated(error, self._exchange))
+            self._cut(error)
 
     def _cut(self, error: RouterError) -> None:
         """Say what happened, then end visibly incomplete."""

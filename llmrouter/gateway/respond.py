@@ -18,8 +18,8 @@ async def respond(exchange: Exchange, call: Call, reply: Reply, meter: Meter) ->
     status = reply.status
     if status == _UNAUTHORIZED:
         # The caller would take it for its own key's fault, and the body may show our credential.
-        upstream, _, _ = exchange.deployment.partition("/")
-        raise UpstreamError(f"the upstream '{upstream}' refused our credential; tell your operator")
+        name = exchange.upstream_name
+        raise UpstreamError(f"the upstream '{name}' refused our credential; tell your operator")
     if _REDIRECTS_FROM <= status < _ERRORS_FROM:
         raise UpstreamError(f"the upstream answered with a redirect ({status})")
     if reply.is_stream:

@@ -38,8 +38,8 @@ PROBE_EVERY_S = 1.0
 CUT_BY_US = "the server was aborted"
 """What the cancellation of an exchange says if it was not the client that left."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
-"""The one interim response that every client skips; 102 is taken for the answer by some."""
+"""Invites a body; and probes, as the one interim response that every client skips: some take 102
+for the answer."""
 
 
 class Exchange(Protocol):
@@ -386,7 +386,7 @@ class ServerConnection(ResponseWriter):
         request = self._request
         unheard = self._head != b"" and not self._responded
         if request is not None and unheard and request.minor_version == 1:
-            self._transport.write(_PROBE)
+            self._transport.write(_CONTINUE)
         self._probe_from_now_on()
 
 
