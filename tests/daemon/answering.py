@@ -196,7 +196,7 @@ def gone(pid: int) -> bool:
     """Whether a process has ended."""
     try:
         return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # reaped before, or while, it is read
         return True
 
 
