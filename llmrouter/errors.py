@@ -9,6 +9,29 @@ compares the two.
 import enum
 from typing import ClassVar
 
+import msgspec
+
+
+class LimitState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The limit or budget that a call met, as it stood then: what a caller may know of it."""
+
+    scope: str
+    """Whom it applies to: `org`, `team`, `user` or `key`."""
+    name: str
+    """The org's, team's or user's name, or the key's id."""
+    kind: str
+    """What it counts: `requests`, `tokens`, `concurrent` or `usd`."""
+    limit: int | float
+    """How much of it fits; USD for `usd`."""
+    per: str | None
+    """The time it is counted over; None for calls at once."""
+    model: str | None = None
+    """The model or pattern that it is limited to; None means every model."""
+    used: int | float
+    """How much of it was used."""
+    resets_at: str | None
+    """When there is room again, in ISO 8601 and UTC; None where time alone makes none."""
+
 
 class Source(enum.Enum):
     """Whose fault an error is; logs take their level from it."""
@@ -131,6 +154,68 @@ class HeadTooLarge(ClientError):
     status, code = 431, "head_too_large"
 
 
+class QuotaRefused(ClientError):
+    """A limit or a budget stands against the call."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: LimitState | None = None,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message, param=param, retry_after_s=retry_after_s)
+        self.limit = limit
+        """Which one, and how it stands; None where no single one is to blame."""
+
+
+class InsufficientQuota(QuotaRefused):
+    """A budget is spent. Nothing to wait for within a caller's patience: no `retry_after_s`."""
+
+    status, code = 402, "insufficient_quota"
+
+
+class LimitReached(QuotaRefused):
+    """A limit has no room now, but will have: it cannot be raised without saying when."""
+
+    status = 429
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: int,
+        limit: LimitState | None = None,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(message, limit=limit, param=param, retry_after_s=retry_after_s)
+
+
+class RateLimitExceeded(LimitReached):
+    """As many requests or tokens have passed as may in this time."""
+
+    code = "rate_limit_exceeded"
+
+
+class ConcurrencyLimitExceeded(LimitReached):
+    """As many calls are in flight as may be at once."""
+
+    code = "concurrency_limit_exceeded"
+
+
+class QuotaHeld(LimitReached):
+    """There would be room, but for what calls in flight hold: it comes free as they settle."""
+
+    code = "quota_held"
+
+
+class QueueTimeout(LimitReached):
+    """The call waited in the queue for as long as it may, and its turn did not come."""
+
+    code = "queue_timeout"
+
+
 class UpstreamError(RouterError):
     """The upstream answered, but not with an answer that can be passed on as whole."""
 
@@ -183,6 +268,11 @@ CODES: tuple[type[RouterError], ...] = (
     RequestTimeout,
     BodyTooLarge,
     HeadTooLarge,
+    InsufficientQuota,
+    RateLimitExceeded,
+    ConcurrencyLimitExceeded,
+    QuotaHeld,
+    QueueTimeout,
     UpstreamError,
     UpstreamUnreachable,
     UpstreamTimeout,

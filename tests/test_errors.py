@@ -1,9 +1,20 @@
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from llmrouter import errors
-from llmrouter.errors import CODES, ClientError, InternalError, RouterError, Source
+from llmrouter.errors import (
+    CODES,
+    ClientError,
+    InsufficientQuota,
+    InternalError,
+    LimitReached,
+    LimitState,
+    QuotaRefused,
+    RouterError,
+    Source,
+)
 
 STATUSES = {
     400: {"invalid_json", "invalid_request", "unsupported_parameter"},
@@ -22,6 +33,16 @@ STATUSES = {
     504: {"upstream_timeout"},
 }
 """Every answer of ours that is not the model's: what is promised to callers."""
+
+MINUTE = LimitState(
+    scope="org",
+    name="acme",
+    kind="requests",
+    limit=600,
+    per="minute",
+    used=600,
+    resets_at="2026-10-01T12:00:30Z",
+)
 
 over_codes = pytest.mark.parametrize("kind", CODES, ids=lambda kind: kind.code)
 
@@ -71,3 +92,58 @@ def test_what_is_not_known_is_not_made_up() -> None:
     error = InternalError("a fault of the router")
 
     assert (error.param, error.retry_after_s) == (None, None)
+
+
+@over_codes
+def test_limits_and_budgets_are_refused_with_statuses_of_their_own(kind: type[RouterError]) -> None:
+    """FR-003."""
+    assert issubclass(kind, QuotaRefused) is (kind.status in (402, 429))
+    assert issubclass(kind, LimitReached) is (kind.status == 429)
+
+
+@pytest.mark.parametrize("kind", LimitReached.__subclasses__(), ids=lambda kind: kind.code)
+def test_no_429_can_be_raised_without_saying_when(kind: type[RouterError]) -> None:
+    """FR-003: agents that are not told when to come back come back at once, and without end."""
+    with pytest.raises(TypeError, match="retry_after_s"):
+        kind("600 requests a minute; wait")
+
+    assert kind("600 requests a minute; wait", retry_after_s=1).retry_after_s == 1
+
+
+def test_a_budget_names_no_time_to_come_back_unless_it_is_told_one() -> None:
+    """FR-003: a caller who waits for it would wait for days."""
+    assert InsufficientQuota("5.00 USD of 5.00 are spent").retry_after_s is None
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        InsufficientQuota("why", limit=MINUTE),
+        *(kind("why", limit=MINUTE, retry_after_s=1) for kind in LimitReached.__subclasses__()),
+    ],
+    ids=lambda refused: refused.code,
+)
+def test_a_refusal_says_which_limit_was_met(refused: QuotaRefused) -> None:
+    """FR-003."""
+    assert refused.limit == MINUTE
+    assert QuotaRefused("why").limit is None
+
+
+def test_the_state_of_a_limit_names_a_model_only_where_it_has_one() -> None:
+    assert msgspec.json.decode(msgspec.json.encode(MINUTE)) == {
+        "scope": "org",
+        "name": "acme",
+        "kind": "requests",
+        "limit": 600,
+        "per": "minute",
+        "used": 600,
+        "resets_at": "2026-10-01T12:00:30Z",
+    }
+    of_model = msgspec.structs.replace(MINUTE, model="gpt-4o*", per=None, resets_at=None)
+    told = msgspec.json.decode(msgspec.json.encode(of_model))
+    assert (told["model"], told["per"], told["resets_at"]) == ("gpt-4o*", None, None)
+
+
+def test_the_state_of_a_limit_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        MINUTE.used = 0  # type: ignore[misc]  # this is what is tested

@@ -2,15 +2,21 @@
 
 import datetime
 import enum
+from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
 
 from llmrouter.access.patterns import ModelPatterns
+from llmrouter.access.ruletext import show
+from llmrouter.contracts.rule import Kind, Rule
 
 NAME_CHARS_MAX = 64
 USER_CHARS_MAX = 128  # people are often named by their e-mail address
+LAST_S = 253_402_300_799  # the last second that has a date, in the year 9999
 LIFETIME_S_MAX = 100 * 365 * 86_400  # a longer wish is a typing error
+RULES_MAX = 32  # of one key: every call may have to reserve from the buckets of all of them
 
 
 class KeyStatus(enum.Enum):
@@ -32,6 +38,8 @@ class KeyTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     models: tuple[str, ...] = ()
     """Patterns of the models that it opens; none means every model of the org."""
     expires_in_s: int | None = None
+    rules: tuple[Rule, ...] = ()
+    """Its own limits and budgets, beside those of its org, team and user."""
 
     def __post_init__(self) -> None:
         _check_name("org", self.org, NAME_CHARS_MAX)
@@ -43,8 +51,33 @@ class KeyTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             if value is not None:
                 _check_name(what, value, chars_max)
         ModelPatterns(self.models)
-        if self.expires_in_s is not None and not 0 < self.expires_in_s <= LIFETIME_S_MAX:
-            raise ValueError("a key expires after at least 1 s and at most 100 years")
+        _check_lifetime(self.expires_in_s)
+        _check_rules(self.rules)
+
+
+class KeyChanges(msgspec.Struct, frozen=True, kw_only=True):
+    """What shall change on a key; the rest stays. Raises ValueError, as KeyTerms does."""
+
+    rules: tuple[Rule, ...] = ()
+    """Limits and budgets; each replaces that of the same name, or is added."""
+    remove: tuple[str, ...] = ()
+    """Limits and budgets to take off, by name, or as `show` writes them; it must have them."""
+    discard: tuple[str, ...] = ()
+    """The same, but it need not have them."""
+    name: str | None = None
+    models: tuple[str, ...] | None = None
+    """Instead of those that it had; none of them means every model of the org."""
+    expires_in_s: int | msgspec.UnsetType | None = msgspec.UNSET
+    """From the change on; None means never."""
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            _check_name("name", self.name, NAME_CHARS_MAX)
+        if self.models is not None:
+            ModelPatterns(self.models)
+        if self.expires_in_s is not msgspec.UNSET:
+            _check_lifetime(self.expires_in_s)
+        _check_rules(self.rules)
 
 
 class KeyView(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +89,9 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None
     name: str | None
     models: tuple[str, ...]
+    limits: tuple[str, ...]
+    """As they can be given again."""
+    budgets: tuple[str, ...]
     created_at: str
     expires_at: str | None
     revoked_at: str | None
@@ -79,6 +115,8 @@ class IssuedKey(
     expires_at_s: int | None = None
     """The first second in which the key is refused."""
     revoked_at_s: int | None = None
+    rules: tuple[Rule, ...] = ()
+    """Limits and budgets. A key that has any cannot be read by a version that knew of none."""
 
     def __repr__(self) -> str:
         return f"<IssuedKey {self.id} org={self.org!r} revoked={self.revoked_at_s is not None}>"
@@ -91,6 +129,29 @@ class IssuedKey(
             return KeyStatus.EXPIRED
         return KeyStatus.ACTIVE
 
+    def changed(self, changes: KeyChanges, now_s: float) -> "IssuedKey":
+        """Tell what the key becomes. Raises ValueError if it can have no such change."""
+        if self.revoked_at_s is not None:
+            raise ValueError(
+                f"the key {self.id} was revoked at {iso_utc(self.revoked_at_s)}, and that is for"
+                " good; issue another one with `llmrouter keys create`"
+            )
+        if changes == KeyChanges():
+            raise ValueError(
+                "nothing to change was given; give a limit, a budget, a rule to remove,"
+                " a name, models or an expiry, such as --limit requests=100/minute"
+            )
+        expires_at_s = self.expires_at_s
+        if changes.expires_in_s is not msgspec.UNSET:
+            expires_at_s = expiry_s(changes.expires_in_s, now_s)
+        return msgspec.structs.replace(
+            self,
+            name=self.name if changes.name is None else changes.name,
+            models=self.models if changes.models is None else changes.models,
+            expires_at_s=expires_at_s,
+            rules=_changed_rules(self.rules, changes),
+        )
+
     def view(self, now_s: float) -> KeyView:
         """Show the key as of `now_s`, without its digest."""
         return KeyView(
@@ -100,6 +161,8 @@ class IssuedKey(
             user=self.user,
             name=self.name,
             models=self.models,
+            limits=tuple(show(rule) for rule in self.rules if rule.kind is not Kind.USD),
+            budgets=tuple(show(rule) for rule in self.rules if rule.kind is Kind.USD),
             created_at=iso_utc(self.created_at_s),
             expires_at=None if self.expires_at_s is None else iso_utc(self.expires_at_s),
             revoked_at=None if self.revoked_at_s is None else iso_utc(self.revoked_at_s),
@@ -108,8 +171,11 @@ class IssuedKey(
 
 
 def iso_utc(at_s: int) -> str:
-    """Write a Unix time as ISO 8601 in UTC, such as `2026-01-31T09:00:00Z`."""
-    at = datetime.datetime.fromtimestamp(at_s, datetime.UTC)
+    """Write a Unix time as ISO 8601 in UTC, such as `2026-01-31T09:00:00Z`; no later than years go.
+
+    A rate of few a day and a large burst may be used up until after that.
+    """
+    at = datetime.datetime.fromtimestamp(min(at_s, LAST_S), datetime.UTC)
     return at.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
 
 
@@ -120,3 +186,39 @@ def _check_name(what: str, value: str, chars_max: int) -> None:
             f"{what} {value[:chars_max]!r} is not a name: write 1 to {chars_max} printable"
             " characters, without '/' and without spaces at either end"
         )
+
+
+def expiry_s(expires_in_s: int | None, now_s: float) -> int | None:
+    """The second from which on a key is refused that lives for so long; None means for ever."""
+    return None if expires_in_s is None else int(now_s) + expires_in_s
+
+
+def _check_lifetime(expires_in_s: int | None) -> None:
+    if expires_in_s is not None and not 0 < expires_in_s <= LIFETIME_S_MAX:
+        raise ValueError("a key expires after at least 1 s and at most 100 years")
+
+
+def _check_rules(rules: Iterable[Rule]) -> None:
+    names = Counter(rule.name for rule in rules)
+    if (count := names.total()) > RULES_MAX:
+        raise ValueError(f"{count} limits and budgets are too many for a key; {RULES_MAX} fit")
+    for name, times in names.items():
+        if times > 1:
+            raise ValueError(f"{name} is given {times} times; a key has one of each name")
+
+
+def _changed_rules(rules: tuple[Rule, ...], changes: KeyChanges) -> tuple[Rule, ...]:
+    known = {text for rule in rules for text in (rule.name, show(rule))}
+    for text in changes.remove:
+        if text not in known:
+            raise ValueError(_no_rule(text, rules))
+    gone = {*changes.remove, *changes.discard}
+    kept = {rule.name: rule for rule in rules if gone.isdisjoint((rule.name, show(rule)))}
+    changed = tuple((kept | {rule.name: rule for rule in changes.rules}).values())
+    _check_rules(changed)
+    return changed
+
+
+def _no_rule(text: str, rules: tuple[Rule, ...]) -> str:
+    has = ", ".join(rule.name for rule in rules)
+    return f"the key has no limit or budget {text[:NAME_CHARS_MAX]!r}; it has {has or 'none'}"

@@ -1,4 +1,4 @@
-"""The keys as they are administered: created, listed, shown and revoked, over a store.
+"""The keys as they are administered: created, listed, shown, changed and revoked, over a store.
 
 The supervisor uses it for the control socket, and the CLI uses it directly while no daemon runs;
 only one of them can have the state open, so a read followed by a write is safe here.
@@ -8,7 +8,7 @@ import secrets
 
 import msgspec
 
-from llmrouter.access.issued import IssuedKey, KeyTerms
+from llmrouter.access.issued import IssuedKey, KeyChanges, KeyTerms, expiry_s
 from llmrouter.access.key import Digest, RandomBytes, is_id, new_key_text, read_id
 from llmrouter.contracts.store import Store, StoreError
 
@@ -59,6 +59,15 @@ class KeyBook:
             raise UnknownKey(f"no key has the id {key_id!r}; `llmrouter keys list` shows all ids")
         return self._read(_PREFIX + key_id, value)
 
+    def update(self, key_id: str, changes: KeyChanges, now_s: float) -> IssuedKey:
+        """Change a key that is not revoked.
+
+        Raises UnknownKey, or ValueError if it can have no such change; nothing is changed then.
+        """
+        key = self.get(key_id).changed(changes, now_s)
+        self._store.put(_PREFIX + key_id, _encode(key))
+        return key
+
     def revoke(self, key_id: str, now_s: float) -> IssuedKey:
         """End a key for good; one that is revoked already keeps its time. Raises UnknownKey."""
         key = self.get(key_id)
@@ -95,5 +104,6 @@ def _issue(terms: KeyTerms, text: str, digest: bytes, now_s: int) -> IssuedKey:
         name=terms.name,
         models=terms.models,
         created_at_s=now_s,
-        expires_at_s=None if terms.expires_in_s is None else now_s + terms.expires_in_s,
+        expires_at_s=expiry_s(terms.expires_in_s, now_s),
+        rules=terms.rules,
     )

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
@@ -9,14 +10,20 @@ import msgspec
 import typer
 
 from llmrouter.cli.options import CONFIG_DEFAULT, AsJson, ConfigPath
+from llmrouter.cli.unpriced import price_notes
 from llmrouter.config.addresses import listen_texts
 from llmrouter.config.credentials import credentials, source_text
 from llmrouter.config.effective import effective, effective_toml
 from llmrouter.config.load import load, workers
+from llmrouter.config.money import DECIMALS_MAX
+from llmrouter.config.names import EVERY_USER
 from llmrouter.config.notes import notes
 from llmrouter.config.problems import ConfigError, Problem
 from llmrouter.config.schema import Config, Model, Server, Tls
+from llmrouter.contracts.rule import MODEL_PREFIX, QUEUE, REJECT, Kind, Rule, Scope
 from llmrouter.daemon.listeners import ListenError, tls_context
+from llmrouter.daemon.rules import rules
+from llmrouter.units import MS_PER_S
 
 Row = tuple[str, str]
 
@@ -48,7 +55,8 @@ def check(
 ) -> None:
     """Check router.toml, and show what would run.
 
-    Exit status 0 means that `serve` would take it, 1 that it would refuse.
+    Exit status 0 means that `serve` would take it, 1 that it would refuse. Models that a budget
+    would have to pay for and that have no price are noted.
 
     Example: llmrouter check --config /etc/llmrouter/router.toml
     """
@@ -60,7 +68,7 @@ def check(
     except ConfigError as error:
         _refuse(config, error, as_json)
         raise typer.Exit(1) from None
-    noted = notes(loaded)
+    noted = [*notes(loaded), *price_notes(loaded)]
     if as_json:
         typer.echo(_json(_report(loaded, noted)))
     elif show_effective:
@@ -155,10 +163,60 @@ def _model_rows(models: Mapping[str, Model]) -> Iterator[Row]:
 
 
 def _org_rows(config: Config) -> Iterator[Row]:
+    found = rules(config)
     for name, org in config.orgs.items():
         yield name, _models_text(org.models)
+        yield from _rule_rows(found[Scope(kind="org", name=name)])
         for team_name, team in org.teams.items():
-            yield f"{name}/{team_name}", _models_text(team.models)
+            scope = Scope(kind="team", name=f"{name}/{team_name}")
+            yield scope.name, _models_text(team.models)
+            yield from _rule_rows(found[scope])
+        for user_name in org.users:
+            who = "each other user" if user_name == EVERY_USER else f"the user {user_name}"
+            own = found[Scope(kind="user", name=f"{name}/{user_name}")]
+            first = rule_text(own[0]) if own else "no limits of its own"
+            yield f"{name}, {who}", first
+            yield from _rule_rows(own[1:])
+
+
+def _rule_rows(found: tuple[Rule, ...]) -> Iterator[Row]:
+    return (("", rule_text(rule)) for rule in found)
+
+
+def rule_text(rule: Rule) -> str:
+    """A rule in words, such as `600 requests per minute` or `500 USD per month, reject`."""
+    per = {"": "", "total": " in total"}.get(rule.per, f" per {rule.per}")
+    parts = [
+        f"{_amount_text(rule)}{per}" + (f" for {rule.model}" if rule.model else ""),
+        f"at most {rule.burst:_} at once" if rule.burst else "",
+        _at_limit_text(rule),
+        "strict" if rule.strict else "",
+        "cut mid-stream" if rule.cut else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _amount_text(rule: Rule) -> str:
+    match rule.kind:
+        case Kind.USD:
+            return f"{Decimal(rule.amount).scaleb(-DECIMALS_MAX).normalize():f} USD"
+        case Kind.CONCURRENT:
+            return f"{_counted(rule.amount, 'calls')} at once"
+        case Kind.REQUESTS | Kind.TOKENS:
+            return _counted(rule.amount, rule.kind)
+
+
+def _counted(amount: int, things: str) -> str:
+    return f"{amount:_} {things.removesuffix('s') if amount == 1 else things}"
+
+
+def _at_limit_text(rule: Rule) -> str:
+    """What happens at the limit; a limit that rejects, as nearly all do, need not say so."""
+    if rule.at_limit == QUEUE:
+        return f"queue for {rule.wait_ms / MS_PER_S:g} s"
+    if rule.at_limit.startswith(MODEL_PREFIX):
+        return f"then {rule.at_limit.removeprefix(MODEL_PREFIX)}"
+    return REJECT if rule.kind is Kind.USD else ""
 
 
 def _models_text(allowed: tuple[str, ...]) -> str:

@@ -21,9 +21,10 @@ from llmrouter.cli.options import refusals
 from llmrouter.config.load import load
 from llmrouter.config.schema import Config
 from llmrouter.daemon import logs
-from llmrouter.daemon.keydesk import administer
+from llmrouter.daemon.administer import administer
+from llmrouter.daemon.opening import StartError
 from llmrouter.daemon.state import State, open_state
-from llmrouter.daemon.supervisor import StartError, Supervisor
+from llmrouter.daemon.supervisor import Supervisor
 from llmrouter.dialects.openai.samples import sample_calls
 
 _PORT = 4000
@@ -68,7 +69,7 @@ def demo(
     os.umask(0o077)
     with tempfile.TemporaryDirectory(prefix="llmrouter-demo-") as directory, refusals():
         config = load(_write_config(Path(directory), _free_port() if port is None else port))
-        created = administer(Path(config.state), "keys.create", {"org": "demo", "name": "demo"})
+        created = administer(config, "keys.create", {"org": "demo", "name": "demo"})
         key = msgspec.convert(created, dict[str, object])["key"]
         console = Console(highlight=False)
         log = Path(directory) / "demo.log"

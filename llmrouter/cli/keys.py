@@ -1,31 +1,73 @@
-"""`llmrouter keys`: issue keys, look at them, end them; with the daemon up or down."""
+"""`llmrouter keys`: issue keys, look at them, change them, end them; with the daemon up or down."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Annotated, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Annotated, TypeVar, cast
 
 import msgspec
 import typer
 
+from llmrouter.access import ruletext
 from llmrouter.cli.options import CONFIG_DEFAULT, AsJson, ConfigPath, refusals
 from llmrouter.config.load import load
+from llmrouter.config.names import aliases, find_model
+from llmrouter.config.references import covers_any
 from llmrouter.config.schema import Config
-from llmrouter.daemon.keydesk import administer
+from llmrouter.contracts.patterns import is_pattern
+from llmrouter.contracts.rule import MODEL_PREFIX, Rule
+from llmrouter.daemon.administer import administer
 from llmrouter.units import duration_s
 
-keys = typer.Typer(no_args_is_help=True, help="Issue keys, look at them, end them.")
+keys = typer.Typer(no_args_is_help=True, help="Issue keys, look at them, change them, end them.")
 
 View = dict[str, object]
-KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `keys list` shows it.")]
-_COLUMNS = ("id", "org", "team", "user", "name", "models", "created_at", "expires_at", "status")
+_Value = TypeVar("_Value")
+_COLUMNS = (
+    "id", "org", "team", "user", "name", "models", "limits", "budgets",
+    "created_at", "expires_at", "status",
+)  # fmt: skip
+_NEVER_S = 0
+"""Stands for `never` where None means that nothing was said; no duration is as short."""
+
+
+def _read(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:
+    """Make what `parse` cannot read a usage error that says why."""
+
+    def read(text: str) -> _Value:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+    return read
 
 
 def _lifetime_s(text: str) -> int:
-    try:
-        return duration_s(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    return _NEVER_S if text == "never" else duration_s(text)
+
+
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `keys list` shows it.")]
+Name = Annotated[str | None, typer.Option(help="What the key is for.")]
+Limits = Annotated[
+    list[Rule] | None,
+    typer.Option(
+        "--limit",
+        parser=_read(ruletext.parse_limit),
+        metavar="requests=60/minute",
+        help="A rate, tokens=20000/minute, or concurrent=5; after commas model='gpt-4o*',"
+        " burst=100, at_limit=queue, wait=10s or at_limit=model:NAME; repeatable.",
+    ),
+]
+Budgets = Annotated[
+    list[Rule] | None,
+    typer.Option(
+        "--budget",
+        parser=_read(ruletext.parse_budget),
+        metavar="usd=20/day",
+        help="Money per hour, day, week, month or total; after commas model, at_limit and wait as"
+        " for limits, strict or mid_stream=cut; repeatable.",
+    ),
+]
 
 
 @keys.command()
@@ -33,27 +75,32 @@ def create(
     org: Annotated[str, typer.Option(help="Whom the key stands for, and who pays.")],
     team: Annotated[str | None, typer.Option(help="A team of the org.")] = None,
     user: Annotated[str | None, typer.Option(help="A person, or a program of theirs.")] = None,
-    name: Annotated[str | None, typer.Option(help="What the key is for.")] = None,
+    name: Name = None,
     models: Annotated[
         list[str] | None,
         typer.Option(help="A model, or a pattern such as 'gpt-4o*', that it opens; repeatable."),
     ] = None,
     expires: Annotated[
-        int | None, typer.Option(parser=_lifetime_s, metavar="90d", help="How long it lives.")
+        int | None,
+        typer.Option(parser=_read(duration_s), metavar="90d", help="How long it lives."),
     ] = None,
+    limits: Limits = None,
+    budgets: Budgets = None,
     config: ConfigPath = CONFIG_DEFAULT,
     as_json: AsJson = False,
 ) -> None:
     """Issue a key. Its text is shown this once: only a digest of it is kept.
 
-    Example: llmrouter keys create --org acme --team research --name ci --expires 90d
+    Example: llmrouter keys create --org acme --name ci --expires 90d --limit requests=60/minute
+    --budget usd=20/day,at_limit=queue
     """
     terms = {"org": org, "team": team, "user": user, "name": name, "expires_in_s": expires}
-    args: View = {**terms, "models": [part for text in models or [] for part in text.split(",")]}
+    args: View = {**terms, "models": _split(models or []), **_texts(limits, budgets)}
     with refusals():
         loaded = load(config)
         created = _administer(loaded, "keys.create", args)
     _warn_of_unknown_org(loaded, org, team)
+    _warn_of_unserved_models(loaded, limits, budgets)
     try:
         if as_json:
             _print_json(created)
@@ -66,6 +113,52 @@ def create(
         _say(f"the key {created['id']} of {org} is in force; it is not shown again, so keep it now")
 
 
+@keys.command()
+def update(
+    key_id: KeyId,
+    limits: Limits = None,
+    budgets: Budgets = None,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="requests/minute",
+            help="A limit or budget to take off: its name, such as usd/day or tokens/minute/gpt-4o*"
+            " where it is for a model, or all of it as `keys show` prints it; repeatable.",
+        ),
+    ] = None,
+    name: Name = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(help="What it opens instead of what it did; '*' is everything; repeatable."),
+    ] = None,
+    expires: Annotated[
+        int | None,
+        typer.Option(
+            parser=_read(_lifetime_s), metavar="90d|never", help="How long it lives from now on."
+        ),
+    ] = None,
+    config: ConfigPath = CONFIG_DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Change a key without issuing it anew; in force on every worker when the command returns.
+
+    A limit or budget replaces that of the same kind, period and model, and keeps what was used of
+    it; the others stay. A key that expired lives again with --expires; a revoked one never does.
+
+    Example: llmrouter keys update 3fQ9xW2LbT0c --limit requests=100/minute --remove usd/day
+    """
+    args: View = {"id": key_id, "name": name, "remove": remove or [], **_texts(limits, budgets)}
+    if models:
+        args["models"] = _split(models)
+    if expires is not None:
+        args["expires_in_s"] = None if expires == _NEVER_S else expires
+    with refusals():
+        loaded = load(config)
+        view = _administer(loaded, "keys.update", args)
+    _warn_of_unserved_models(loaded, limits, budgets)
+    _print_view(view, as_json=as_json)
+
+
 @keys.command("list")
 def list_keys(config: ConfigPath = CONFIG_DEFAULT, as_json: AsJson = False) -> None:
     """List every key, expired and revoked ones too, oldest first; never their text.
@@ -73,7 +166,7 @@ def list_keys(config: ConfigPath = CONFIG_DEFAULT, as_json: AsJson = False) -> N
     Example: llmrouter keys list --json
     """
     with refusals():
-        found = cast("list[View]", administer(_state(load(config)), "keys.list", {}))
+        found = cast("list[View]", administer(load(config), "keys.list", {}))
     if as_json:
         _print_json(found)
     elif found:
@@ -105,20 +198,50 @@ def revoke(key_id: KeyId, config: ConfigPath = CONFIG_DEFAULT, as_json: AsJson =
     _print_view(view, as_json=as_json)
 
 
-def _state(config: Config) -> Path:
-    return Path(config.state)
-
-
 def _administer(config: Config, op: str, args: View) -> View:
-    return cast("View", administer(_state(config), op, args))
+    return cast("View", administer(config, op, args))
+
+
+def _split(models: Iterable[str]) -> list[str]:
+    return [part for text in models for part in text.split(",")]
+
+
+def _texts(limits: list[Rule] | None, budgets: list[Rule] | None) -> View:
+    return {
+        "limits": [ruletext.show(rule) for rule in limits or []],
+        "budgets": [ruletext.show(rule) for rule in budgets or []],
+    }
 
 
 def _warn_of_unknown_org(config: Config, org: str, team: str | None) -> None:
     table = config.orgs.get(org)
     if table is None:
-        _say(f"note: router.toml has no [orgs.{org}], so no limits or budgets apply to it")
+        _say(f"note: router.toml has no [orgs.{org}], so no limits or budgets of it apply")
     elif team is not None and team not in table.teams:
         _say(f"note: router.toml has no [orgs.{org}.teams.{team}]: only what the org has applies")
+
+
+def _warn_of_unserved_models(
+    config: Config, limits: list[Rule] | None, budgets: list[Rule] | None
+) -> None:
+    for rule in (*(limits or []), *(budgets or [])):
+        other = rule.at_limit.removeprefix(MODEL_PREFIX)
+        if other != rule.at_limit and find_model(config.models, other) is None:
+            _say(f"note: no model in router.toml serves {other!r}, the at_limit of {rule.name}")
+        if rule.model is not None and (note := _never_counted(config, rule.model)):
+            _say(f"note: {note}: {rule.name} counts nothing")
+
+
+def _never_counted(config: Config, model: str) -> str | None:
+    """Why no call counts as one to `model`, if so."""
+    if is_pattern(model):
+        covers = covers_any(model, config.models)
+        return None if covers else f"no model in router.toml is covered by {model!r}"
+    if (of := aliases(config.models).get(model)) is not None:
+        return f"{model!r} is an alias, whose calls are counted as {of!r}"
+    if find_model(config.models, model) is None:
+        return f"no model in router.toml serves {model!r}"
+    return None
 
 
 def _print_view(view: View, *, as_json: bool) -> None:
@@ -126,7 +249,7 @@ def _print_view(view: View, *, as_json: bool) -> None:
         _print_json(view)
         return
     for field, value in view.items():
-        print(f"{field:<12}{_shown(value)}")
+        print(f"{field:<12}{_shown(field, value)}")
 
 
 def _print_json(value: object) -> None:
@@ -135,16 +258,16 @@ def _print_json(value: object) -> None:
 
 def _table(views: Iterable[Mapping[str, object]]) -> Iterator[str]:
     """Aligned columns, each as wide as it needs: an id that is cut is of no use."""
-    cells = [[_shown(view[column]) for column in _COLUMNS] for view in views]
+    cells = [[_shown(column, view[column]) for column in _COLUMNS] for view in views]
     rows = [list(_COLUMNS), *cells]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(map(str.ljust, row, widths)).rstrip()
 
 
-def _shown(value: object) -> str:
+def _shown(field: str, value: object) -> str:
     if isinstance(value, list):
-        return " ".join(map(str, value)) or "every model"
+        return " ".join(map(str, value)) or ("every model" if field == "models" else "-")
     return "-" if value is None else str(value)
 
 

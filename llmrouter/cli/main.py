@@ -4,8 +4,11 @@ import typer
 
 from llmrouter.cli.check import check
 from llmrouter.cli.demo import demo
+from llmrouter.cli.events import events
 from llmrouter.cli.keys import keys
+from llmrouter.cli.orgs import orgs
 from llmrouter.cli.serve import serve
+from llmrouter.cli.usage import usage
 
 app = typer.Typer(
     name="llmrouter",
@@ -17,6 +20,9 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(check)
 app.add_typer(keys, name="keys")
+app.add_typer(orgs, name="orgs")
+app.add_typer(usage, name="usage")
+app.command()(events)
 app.command()(demo)
 
 

@@ -11,8 +11,8 @@ import typer
 from llmrouter.config.problems import ConfigError
 from llmrouter.daemon.control import ControlError
 from llmrouter.daemon.listeners import ListenError
+from llmrouter.daemon.opening import StartError
 from llmrouter.daemon.state import StateError
-from llmrouter.daemon.supervisor import StartError
 
 ConfigPath = Annotated[
     Path,

@@ -1,7 +1,8 @@
 """router.toml, as typed structs: read once, refused when wrong, never changed afterwards.
 
 `schema` says what the file may hold, key by key. `load` reads one file: TOML syntax first, then
-shape (`explain` words what the schema refuses), then meaning (`checks`, `addresses`, `names`).
+shape (`explain` words what the schema refuses), then meaning (`checks`, `addresses`, `names`,
+`references`, `quotas`).
 A step that fails reports everything it found, as `problems`, and ends the load: what depends on a
 broken part is not judged. `credentials` resolves secrets, so that a `Config` never holds one;
 `notes` says what is allowed but probably not meant; `effective` writes a `Config` back as TOML.

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from llmrouter.config.addresses import listen_findings, url_problem
 from llmrouter.config.names import name_findings
 from llmrouter.config.problems import Findings, Key
+from llmrouter.config.quotas import quota_findings
 from llmrouter.config.references import model_findings, org_findings
 from llmrouter.config.schema import Credential, Settings
 
@@ -68,6 +69,7 @@ CHECKS: tuple[Callable[[Settings], Findings], ...] = (
     upstream_findings,
     model_findings,
     org_findings,
+    quota_findings,
     auth_findings,
 )
 

@@ -33,6 +33,7 @@ _BY_NAME = {
     "models": 'one table for each model, such as [models."demo"]',
     "orgs": "one table for each org, such as [orgs.acme]",
     "teams": "one table for each team, such as [orgs.acme.teams.research]",
+    "users": 'one table for each user, such as [orgs.acme.users."ann@example.com"]',
     "oidc": "one table for each identity provider, such as [auth.oidc.corp]",
 }
 
@@ -96,6 +97,8 @@ def _fits(raw: object, kind: inspect.Type) -> bool:
             return type(raw) is int and _in_range(raw, kind)
         case inspect.FloatType():
             return isinstance(raw, int | float) and type(raw) is not bool and _in_range(raw, kind)
+        case inspect.BoolType():
+            return type(raw) is bool
         case inspect.LiteralType():
             return raw in kind.values if isinstance(raw, str) else False
         case _:
@@ -122,10 +125,10 @@ def _expected(kind: inspect.Type, key: Key) -> str:
     match kind:
         case inspect.StrType():
             return f"a string of 1 to {kind.max_length} characters"
-        case inspect.IntType():
-            return "a whole number" + _range(kind)
-        case inspect.FloatType():
-            return "a number" + _range(kind)
+        case inspect.IntType() | inspect.FloatType():
+            return _number(kind)
+        case inspect.BoolType():
+            return "true or false"
         case inspect.LiteralType():
             return "one of " + ", ".join(f"'{value}'" for value in kind.values)
         case inspect.VarTupleType():
@@ -140,9 +143,10 @@ def _count(kind: inspect.VarTupleType) -> str:
     return " with at least one entry" if _least(kind) else ""
 
 
-def _range(kind: inspect.IntType | inspect.FloatType) -> str:
+def _number(kind: inspect.IntType | inspect.FloatType) -> str:
+    number = "a whole number" if isinstance(kind, inspect.IntType) else "a number"
     least = f"from {kind.ge}" if kind.ge is not None else f"above {kind.gt}"
-    return f" {least} up to {kind.le}"
+    return f"{number} {least} up to {kind.le}"
 
 
 def _near(raw: object, kind: inspect.Type) -> str:

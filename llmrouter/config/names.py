@@ -21,6 +21,14 @@ _MODEL_RULE = (
     "use letters, digits and . _ : / @ + ~ = - only, at most 256 of them, "
     "and * for any run of characters in a pattern"
 )
+_USER_CHARS_MAX = 128
+_USER_RULE = (
+    f"write 1 to {_USER_CHARS_MAX} printable characters, without / and without spaces at either "
+    'end, or "*" for each user without a table of its own'
+)
+
+EVERY_USER = "*"
+"""The table of users that have none of their own."""
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -47,12 +55,21 @@ def find_model(models: Mapping[str, Model], name: str) -> str | None:
     return max(covering, key=len, default=None)
 
 
+def counted_as(models: Mapping[str, Model], name: str) -> str:
+    """The name that calls which ask for `name` count under: the model's own, never an alias."""
+    model = find_model(models, name)
+    return name if model is None or is_pattern(model) else model
+
+
 def name_findings(settings: Settings) -> Findings:
     """Names that hold something they may not, and names that clash."""
     yield from _bad_names("upstreams", settings.upstreams)
     yield from _bad_names("orgs", settings.orgs)
     for org, value in settings.orgs.items():
         yield from _bad_names("orgs", value.teams, org, "teams")
+        for user in value.users:
+            if not is_user_name(user):
+                yield ("orgs", org, "users", user), f"is not the name of a user; {_USER_RULE}"
     yield from _bad_names("auth", settings.auth.oidc, "oidc")
     for name, model in settings.models.items():
         if problem := model_name_problem(name):
@@ -70,6 +87,12 @@ def _bad_names(top: str, names: Iterable[str], *tables: str) -> Findings:
             yield key, f"is not a name; {_TABLE_RULE}"
         elif first != name:
             yield key, f"differs from '{first}' only by case, so people mix them up; rename one"
+
+
+def is_user_name(name: str) -> bool:
+    """Whether a key may name such a user; those that differ by case are users of their own."""
+    fits = 0 < len(name) <= _USER_CHARS_MAX and name.isprintable() and "/" not in name
+    return fits and name == name.strip()
 
 
 def model_name_problem(name: str) -> str:

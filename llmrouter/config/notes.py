@@ -9,23 +9,18 @@ import stat
 from urllib.parse import urlsplit
 
 from llmrouter.config.problems import Findings, Key, Problem, key_text
+from llmrouter.config.quotas import quota_notes
 from llmrouter.config.references import uncovered_patterns
 from llmrouter.config.schema import SERVED_DIALECTS, SERVED_STRATEGIES, Config, Upstream
 
 NO_EFFECT_YET: dict[tuple[str, ...], str] = {
     ("server", "admin_listen"): "nothing listens there",
-    ("server", "limits", "queued"): "a call that finds no room is refused at once",
     ("upstreams", "*", "concurrent"): "calls to an upstream are not counted",
     ("upstreams", "*", "health"): "upstreams are not probed",
     ("models", "*", "fallbacks"): "no other model is tried",
-    ("models", "*", "price"): "calls are not priced",
     ("models", "*", "retry"): "its figures are not used",
-    ("orgs", "*", "limits"): "rates and concurrency are not limited",
-    ("orgs", "*", "budgets"): "spending is not limited",
     ("orgs", "*", "weight"): "all orgs are treated alike",
     ("orgs", "*", "priority"): "all calls are treated alike",
-    ("orgs", "*", "teams", "*", "limits"): "rates and concurrency are not limited",
-    ("orgs", "*", "teams", "*", "budgets"): "spending is not limited",
     ("auth",): "only our own keys are accepted",
 }
 """Keys without effect, `*` for any name, and what holds instead."""
@@ -40,6 +35,7 @@ def notes(config: Config) -> list[Problem]:
         *_strategies(config),
         *_upstreams(config),
         *_models(config),
+        *quota_notes(config),
         *_readable_files(config),
     )
     return [Problem(str(config.file), key_text(key), message) for key, message in found]

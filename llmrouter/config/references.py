@@ -1,5 +1,7 @@
 """References: the upstreams and models that models, orgs and teams name must exist.
 
+What limits and budgets name is checked beside the rest of them, in `quotas`.
+
 A model may be named by its own name, by an alias, or by a name that a pattern covers.
 """
 
@@ -8,11 +10,10 @@ from collections.abc import Iterable, Mapping
 
 from llmrouter.config.names import find_model, matches, model_name_problem
 from llmrouter.config.problems import Findings, Key, did_you_mean
-from llmrouter.config.schema import SERVED_DIALECTS, Budget, Deployment, Limit, Model, Settings
+from llmrouter.config.schema import SERVED_DIALECTS, Deployment, Model, Settings
 from llmrouter.contracts.patterns import is_pattern
 
 _MODEL_TABLE = '[models."NAME"]'
-_AT_LIMIT = ("reject", "queue")
 
 
 def model_findings(settings: Settings) -> Findings:
@@ -21,19 +22,18 @@ def model_findings(settings: Settings) -> Findings:
         yield from _deployment_findings(name, model, settings)
         for index, fallback in enumerate(model.fallbacks):
             key: Key = ("models", name, "fallbacks", index)
-            if problem := _model_problem(fallback, settings.models):
+            if problem := model_problem(fallback, settings.models):
                 yield key, problem
     yield from _loop_findings(settings.models)
 
 
 def org_findings(settings: Settings) -> Findings:
-    """The models, limits and budgets of orgs and their teams."""
+    """The models that orgs and their teams may use."""
     for name, org in settings.orgs.items():
         key: Key = ("orgs", name)
-        yield from _grant_findings(org.models, org.limits, org.budgets, key, settings)
+        yield from _grant_findings(org.models, key, settings.models)
         for team_name, team in org.teams.items():
-            team_key = (*key, "teams", team_name)
-            yield from _grant_findings(team.models, team.limits, team.budgets, team_key, settings)
+            yield from _grant_findings(team.models, (*key, "teams", team_name), settings.models)
 
 
 def _deployment_findings(name: str, model: Model, settings: Settings) -> Findings:
@@ -61,7 +61,7 @@ def _is_same(one: Deployment, other: Deployment) -> bool:
     return (one.upstream, one.model) == (other.upstream, other.model)
 
 
-def _model_problem(name: str, models: Mapping[str, Model]) -> str | None:
+def model_problem(name: str, models: Mapping[str, Model]) -> str | None:
     """Why `name` cannot be called as a model, if it cannot."""
     if is_pattern(name):
         return f"'{name}' is a pattern; name one model"
@@ -105,62 +105,28 @@ def _way_back(start: str, first: str, models: Mapping[str, Model]) -> tuple[str,
     return ()
 
 
-def _grant_findings(
-    allowed: tuple[str, ...],
-    limits: tuple[Limit, ...],
-    budgets: tuple[Budget, ...],
-    key: Key,
-    settings: Settings,
-) -> Findings:
+def _grant_findings(allowed: tuple[str, ...], key: Key, models: Mapping[str, Model]) -> Findings:
     for index, name in enumerate(allowed):
-        if problem := _reference_problem(name, settings.models):
+        if problem := reference_problem(name, models):
             yield (*key, "models", index), problem
-    for index, limit in enumerate(limits):
-        yield from _limit_findings(limit, (*key, "limits", index), settings.models)
-    for index, budget in enumerate(budgets):
-        yield from _budget_findings(budget, (*key, "budgets", index), settings.models)
 
 
-def _reference_problem(name: str, models: Mapping[str, Model]) -> str | None:
+def reference_problem(name: str, models: Mapping[str, Model]) -> str | None:
     """Why `name` matters to no model; a pattern may be written before the models that it covers."""
     if is_pattern(name):
         problem = model_name_problem(name)
         return f"{name!r} {problem}" if problem else None
-    return _model_problem(name, models)
-
-
-def _limit_findings(limit: Limit, key: Key, models: Mapping[str, Model]) -> Findings:
-    amounts = [limit.requests, limit.tokens, limit.concurrent]
-    if sum(amount is not None for amount in amounts) != 1:
-        yield key, "must hold one of requests, tokens and concurrent; write one limit for each"
-    elif limit.concurrent is None and limit.per is None:
-        yield (*key, "per"), 'is required for a rate, but missing; add per = "minute"'
-    elif limit.concurrent is not None and limit.per is not None:
-        yield (*key, "per"), f"means nothing beside concurrent (value '{limit.per}'); remove it"
-    if limit.model is not None and (problem := _reference_problem(limit.model, models)):
-        yield (*key, "model"), problem
-
-
-def _budget_findings(budget: Budget, key: Key, models: Mapping[str, Model]) -> Findings:
-    kind, _, model = budget.at_limit.partition(":")
-    if budget.at_limit in _AT_LIMIT:
-        return
-    if kind != "model" or not model:
-        hint = did_you_mean(budget.at_limit, _AT_LIMIT)
-        yield (
-            (*key, "at_limit"),
-            f"must be 'reject', 'queue' or 'model:NAME' (value {budget.at_limit!r}){hint}",
-        )
-    elif problem := _model_problem(model, models):
-        yield (*key, "at_limit"), problem
+    return model_problem(name, models)
 
 
 def uncovered_patterns(allowed: Iterable[str], models: Mapping[str, Model]) -> list[str]:
     """The patterns in a list of models that cover no model of the file."""
     names = {*models, *(alias for model in models.values() for alias in model.aliases)}
     return [
-        pattern
-        for pattern in allowed
-        if is_pattern(pattern)
-        and not any(matches(pattern, name) or matches(name, pattern) for name in names)
+        pattern for pattern in allowed if is_pattern(pattern) and not covers_any(pattern, names)
     ]
+
+
+def covers_any(pattern: str, names: Iterable[str]) -> bool:
+    """Whether there may be calls to one of `names`, themselves perhaps patterns, in `pattern`."""
+    return any(matches(pattern, name) or matches(name, pattern) for name in names)

@@ -15,6 +15,8 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 Bytes = Annotated[int, Meta(ge=1, le=2**40)]
 Tokens = Annotated[int, Meta(ge=1, le=10**15)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Days = Annotated[int, Meta(ge=1, le=36_500)]
+SecondsOrZero = Annotated[float, Meta(ge=0, le=86_400)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Weight = Annotated[int, Meta(ge=1, le=1_000)]
 UsdPerMillion = Annotated[float, Meta(ge=0, le=1_000_000)]
@@ -26,6 +28,11 @@ StrategyName = Literal["weighted", "ordered", "least-inflight", "fastest", "chea
 Rate = Literal["second", "minute", "hour", "day"]
 Window = Literal["hour", "day", "week", "month", "total"]
 Priority = Literal["interactive", "normal", "batch"]
+MidStream = Literal["finish", "cut"]
+Unpriced = Literal["refuse", "warn"]
+
+WAIT_S = 10.0
+"""How long "queue" waits, where no `wait` says otherwise."""
 
 SERVED_DIALECTS: tuple[DialectName, ...] = ("openai",)
 """The dialects that a model may be deployed on today; the others are names we keep free."""
@@ -120,6 +127,17 @@ class Health(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Seconds between two probes."""
 
 
+class Drain(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long an answer is read on whose caller has gone, to learn what it used."""
+
+    seconds: SecondsOrZero = 5.0
+    """For so long at most; 0 leaves the upstream at once. Set it to 0 for an upstream that bills
+    nothing for what is broken off, such as a server of your own."""
+    bytes: Annotated[int, Meta(ge=1, le=64 * 2**20)] = 65_536
+    """So much of it at most, which may be held in memory. Raise it where the rest of a plain answer
+    is longer."""
+
+
 class Upstream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A host we call, with its own pool of connections."""
 
@@ -133,6 +151,8 @@ class Upstream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Calls it may hold at once, from this node; absent means no limit of its own."""
     timeouts: UpstreamTimeouts = UpstreamTimeouts()
     """How long we wait for it; see there."""
+    drain_after_disconnect: Drain = Drain()
+    """What is read on when a caller leaves in the middle of an answer; see there."""
     health: Health | None = None
     """Probe it actively; absent means that only the calls themselves tell."""
 
@@ -181,6 +201,9 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Other models to try, in order, when no deployment of this one can answer."""
     price: Price | None = None
     """What it costs; absent means the price list's figure. Set it for a model of your own."""
+    max_output: Tokens | None = None
+    """The most output tokens that one answer of it can have. Set it where a strict budget applies:
+    a call that names no max_tokens of its own is held at this."""
     retry: Retry = Retry()
     """How often a failed call is tried again; see there."""
 
@@ -198,17 +221,43 @@ class Limit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The time that `requests` or `tokens` are counted over."""
     model: Text | None = None
     """Count only calls to this model, or to models of this pattern; absent means all calls."""
+    burst: Tokens | None = None
+    """What a rate admits at once after a rest; absent means all of one `per`. Lower it to spread
+    calls evenly."""
+    at_limit: Text = "reject"
+    """What happens then: "reject", "queue", or "model:NAME" to serve with another model."""
+    wait: Seconds = WAIT_S
+    """With "queue": how long a call waits for room, in seconds, before it is refused."""
 
 
 class Budget(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A rule on money over a window of the UTC calendar."""
 
     usd: Usd
-    """What may be spent in one window."""
+    """What may be spent in one window; at most nine decimals."""
     per: Window
     """The window; "total" never refills."""
+    model: Text | None = None
+    """Count only calls to this model, or to models of this pattern; absent means all calls."""
     at_limit: Text = "reject"
     """What happens then: "reject", "queue", or "model:NAME" to serve with a cheaper model."""
+    wait: Seconds = WAIT_S
+    """With "queue": how long a call waits for money, in seconds, before it is refused."""
+    strict: bool = False
+    """Hold the worst case of every call, so that the budget is never overshot. Leave it off unless
+    that matters more than refusing calls which would have fitted."""
+    mid_stream: MidStream = "finish"
+    """What becomes of running streams when the money ends: "finish" lets them end, "cut" ends them
+    with a reason."""
+
+
+class User(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A person or program that keys name as their user, in whatever team of the org."""
+
+    limits: tuple[Limit, ...] = ()
+    """Rates of this user over all of their keys, within those of the org."""
+    budgets: tuple[Budget, ...] = ()
+    """Money of this user over all of their keys, within that of the org."""
 
 
 class Team(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -235,8 +284,13 @@ class Org(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Its share, beside the other orgs, when a deployment is saturated."""
     priority: Priority = "normal"
     """Who waits for whom: "interactive" goes before "normal", "normal" before "batch"."""
+    unpriced: Unpriced = "refuse"
+    """What happens to calls to a model without a price while a budget applies to them: "refuse", or
+    "warn" to serve them as if they cost nothing."""
     teams: dict[str, Team] = {}
     """Its teams, by name."""
+    users: dict[str, User] = {}
+    """Its users, by the name in their keys; "*" stands for each user without a table of its own."""
 
 
 class Claims(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -276,6 +330,25 @@ class Journal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     they survive any death of our processes."""
 
 
+class Books(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The accounts of all calls, which the supervisor keeps below `state`."""
+
+    keep_days: Days = 400
+    """How long single calls stay in the books. Totals by hour and day are kept for ever. Lower it
+    where the disk is small: a million calls take at most 250 MB."""
+    on_disk_full: Literal["refuse", "serve"] = "refuse"
+    """What happens to calls while the disk is full and takes no record of them: "refuse" (503), or
+    "serve" them though no limit will count them, and the books never have them."""
+
+
+class Quotas(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How limits and budgets are kept, whosever they are."""
+
+    hold_wait: SecondsOrZero = 2.0
+    """How long a call waits in order, in seconds, for money or tokens that calls in flight hold and
+    may not need; 0 refuses it at once."""
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole of router.toml."""
 
@@ -291,8 +364,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who may call, by name."""
     auth: Auth = Auth()
     """Ways in besides our own keys."""
+    quotas: Quotas = Quotas()
+    """How limits and budgets are kept; see there."""
     journal: Journal = Journal()
     """The record of calls; see there."""
+    books: Books = Books()
+    """The accounts of calls; see there."""
 
 
 class Config(Settings, frozen=True, kw_only=True):

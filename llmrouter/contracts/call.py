@@ -23,6 +23,11 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     stream: bool
     wants_usage: bool
     """The caller asked for the usage event of a stream, so it is passed on and not taken out."""
+    output_max: int | None = None
+    """The most output tokens that the caller lets all choices have together; None where no limit
+    is set: then each of the `choices` may be as long as the model makes them."""
+    choices: int = 1
+    """How many answers are made for it, over all its prompts, also where fewer are given back."""
     body: bytes
     """The request body as it came."""
     members: dict[str, msgspec.Raw]

@@ -55,7 +55,19 @@ class Dialect(Protocol):
         """What is appended to the path of the upstream's URL."""
 
     def read_call(self, operation: Operation, body: bytes) -> Call:
-        """Read a call; raises InvalidJson, InvalidRequest."""
+        """Read a call; raises InvalidJson, InvalidRequest.
+
+        Its `output_max` and `choices` are never less than what an upstream may make of the body:
+        where two members say different things of one, the larger counts.
+        """
+
+    def is_prompt_bounded(self, call: Call) -> bool:
+        """Whether the whole prompt stands in the body as text, so that its bytes bound its tokens.
+
+        False where anything in it is kept elsewhere, is measured otherwise (pictures, files), is
+        added to by the server (tools of its own), or is not known to be none of these; and once
+        the body is gone. Decodes the prompt: ask only where an exact bound is needed.
+        """
 
     def upstream_body(self, call: Call, model: str) -> bytes:
         """The body for a deployment: the caller's own but for the model and the usage option."""
@@ -70,10 +82,13 @@ class Dialect(Protocol):
         """Follow the streamed answer to `call`."""
 
     def error_body(self, error: RouterError, request_id: str) -> bytes:
-        """The body of a response that refuses."""
+        """The body of a response that refuses; a `QuotaRefused` says which limit, and its state."""
 
     def error_event(self, call: Call, error: RouterError, request_id: str) -> bytes:
-        """What ends a stream that has begun and cannot be finished; never looks like its end."""
+        """What ends a stream that has begun and cannot be finished; never looks like its end.
+
+        It carries what `error_body` does.
+        """
 
     def models_body(self, models: Iterable[str], created_at_s: int) -> bytes:
         """The list of models."""

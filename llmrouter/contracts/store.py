@@ -1,6 +1,6 @@
-"""Where keys (and later buckets) persist."""
+"""Where keys, buckets and events persist."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 
@@ -15,6 +15,8 @@ class Store(Protocol):
     it returns, what it wrote survives the end of the process, and of the machine where the store is
     a disk's. Every method raises StoreError when the store cannot be read or written, also after
     `close`; nothing of the failed operation is then stored.
+
+    Any thread may call them; a read never waits for another thread's write.
     """
 
     def get(self, name: str) -> bytes | None:
@@ -26,6 +28,13 @@ class Store(Protocol):
     def put_new(self, name: str, value: bytes) -> bool:
         """Store `value` unless `name` is taken; False, and nothing written, if it is."""
 
+    def write(self, changes: Mapping[str, bytes | None]) -> None:
+        """Store every value under its name and delete the names that have None: all, or nothing.
+
+        To delete what is not there is no failure. Nothing is read and nothing depends on what is
+        stored, so that a store across a network sends it as one batch (MULTI … EXEC).
+        """
+
     def items(self, prefix: str) -> Iterator[tuple[str, bytes]]:
         """Every pair whose name starts with `prefix`, each once, in no order.
 
@@ -33,4 +42,7 @@ class Store(Protocol):
         """
 
     def close(self) -> None:
-        """Give back files and connections; closing again does nothing."""
+        """Give back files and connections, those of all threads; closing again does nothing.
+
+        It waits for what other threads have under way.
+        """

@@ -9,11 +9,14 @@ import importlib
 import itertools
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import cast
 
+import msgspec
+
+from llmrouter.access.issued import IssuedKey
 from llmrouter.access.key import KeyDigest
 from llmrouter.access.keyring import Keyring
 from llmrouter.access.patterns import ModelPatterns
@@ -24,14 +27,18 @@ from llmrouter.config.schema import Upstream as UpstreamTable
 from llmrouter.contracts.dialect import Dialect
 from llmrouter.daemon import unix
 from llmrouter.daemon.channel import Start
+from llmrouter.daemon.clock import SteadyClock
+from llmrouter.daemon.rules import key_rules, rules
 from llmrouter.errors import Overloaded
-from llmrouter.gateway.admit import Admission
+from llmrouter.gateway.admit import Admission, AdmissionTerms
 from llmrouter.gateway.authenticate import Authenticator
+from llmrouter.gateway.drain import DrainBounds
 from llmrouter.gateway.exchange import Exchange
 from llmrouter.gateway.forward import Forwarder
 from llmrouter.gateway.meter import Meter
 from llmrouter.gateway.pipeline import ExchangeLog, Gateway, Steps
 from llmrouter.gateway.route import Router
+from llmrouter.gateway.spending import Flight, Spending
 from llmrouter.gateway.upstream import Upstream
 from llmrouter.http1.deadlines import Deadlines
 from llmrouter.http1.origin import Origin
@@ -39,6 +46,11 @@ from llmrouter.http1.pool import Pool
 from llmrouter.http1.server import Server, ServerSettings
 from llmrouter.http1.upstream import UpstreamTimeouts
 from llmrouter.metering.journal import Journal
+from llmrouter.metering.prices import PriceBook
+from llmrouter.quota.denials import Denials
+from llmrouter.quota.estimate import Estimator
+from llmrouter.quota.leases import Leases
+from llmrouter.quota.rulebook import Rulebook
 from llmrouter.routing.deployment import Deployment
 from llmrouter.routing.routes import Route, Routes
 from llmrouter.routing.strategy import STRATEGIES, Weighted
@@ -68,11 +80,40 @@ def keyring(start: Start) -> Keyring:
     return ring
 
 
+def rulebook(settings: Settings, keys: Iterable[IssuedKey], generation: int) -> Rulebook:
+    """The rules in force: those of the settings, and those of the keys."""
+    book = Rulebook(rules(settings))
+    book.generation = generation
+    apply_rules(book, settings, keys)
+    return book
+
+
+def apply_rules(book: Rulebook, settings: Settings, keys: Iterable[IssuedKey]) -> None:
+    """Put the rules of new or changed keys in force."""
+    for key in keys:
+        book.set_key(key.id, key_rules(settings, key.rules))
+
+
+class Quota(msgspec.Struct, frozen=True):
+    """What a worker keeps limits and budgets with."""
+
+    leases: Leases
+    denials: Denials
+
+
 def gateway(
-    settings: Settings, start: Start, ring: Keyring, journal: Journal, log: ExchangeLog
+    settings: Settings,
+    start: Start,
+    ring: Keyring,
+    journal: Journal,
+    quota: Quota,
+    log: ExchangeLog,
 ) -> Gateway:
     """What one worker serves."""
     loop = asyncio.get_running_loop()
+    now_ms = SteadyClock(start.clock_offset_ms).now_ms
+    flight = Flight(Estimator(), PriceBook(start.prices), now_ms)
+    router = Router(_routes(settings), _policy(settings.orgs))
     dialects = {name: dialect(name) for name in DIALECTS}
     deadlines = Deadlines(loop, UPSTREAM_SWEEP_EVERY_S)
     upstreams = {
@@ -82,10 +123,26 @@ def gateway(
     }
     steps = Steps(
         authenticator=Authenticator(ring, _wall, loop.time),
-        router=Router(_routes(settings), _policy(settings.orgs)),
-        admission=Admission(share(settings.server.limits.inflight, start.workers)),
-        forwarder=Forwarder(upstreams),
-        meter=partial(_meter, journal, loop.time),
+        router=router,
+        admission=Admission(
+            flight,
+            quota.leases,
+            quota.denials,
+            router,
+            AdmissionTerms(
+                inflight_max=share(settings.server.limits.inflight, start.workers),
+                hold_wait_s=settings.quotas.hold_wait,
+                unpriced_allowed=frozenset(
+                    name for name, org in settings.orgs.items() if org.unpriced == "warn"
+                ),
+            ),
+        ),
+        forwarder=Forwarder(
+            upstreams,
+            {name: _drain(table) for name, table in settings.upstreams.items()},
+            serves_unrecorded=settings.books.on_disk_full == "serve",
+        ),
+        meter=partial(_meter, journal, loop.time, now_ms),
         clock=loop.time,
     )
     return Gateway(
@@ -134,8 +191,14 @@ def request_ids() -> Callable[[], str]:
     return lambda: f"{prefix}{next(counter):x}"
 
 
-def _meter(journal: Journal, clock: Callable[[], float], exchange: Exchange) -> Meter:
-    return Meter(journal, exchange, clock, _wall)
+def _meter(
+    journal: Journal,
+    clock: Callable[[], float],
+    now_ms: Callable[[], int],
+    exchange: Exchange,
+    spending: Spending,
+) -> Meter:
+    return Meter(journal, exchange, spending, clock, now_ms)
 
 
 _wall = time.time  # noqa: TID251 - the one clock that everything else is given
@@ -169,6 +232,11 @@ def _upstream(
     )
 
 
+def _drain(table: UpstreamTable) -> DrainBounds:
+    rest = table.drain_after_disconnect
+    return DrainBounds(within_s=rest.seconds, bytes_max=rest.bytes)
+
+
 def _routes(settings: Settings) -> Routes:
     return Routes(_route(name, model) for name, model in settings.models.items())
 
@@ -178,8 +246,13 @@ def _route(name: str, model: Model) -> Route:
         Deployment(upstream=table.upstream, model=table.model, weight=table.weight)
         for table in model.deployments
     ]
-    strategy = STRATEGIES.get(model.strategy, Weighted)
-    return Route(name, strategy(deployments), aliases=model.aliases)
+    return Route(
+        name,
+        deployments,
+        STRATEGIES.get(model.strategy, Weighted),
+        aliases=model.aliases,
+        output_max=model.max_output,
+    )
 
 
 def _policy(orgs: dict[str, Org]) -> ModelPolicy:

@@ -12,6 +12,9 @@ from typing import Any
 import msgspec
 
 from llmrouter.access.issued import IssuedKey
+from llmrouter.metering.prices import PriceTable
+from llmrouter.quota.denials import Denial
+from llmrouter.quota.messages import FromLedger, ToLedger
 
 FRAME_BYTES_MAX = 256 * 1024 * 1024
 """A start message holds every key: 100,000 of them are about 40 MB."""
@@ -36,6 +39,13 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="start
     """Where the demo upstream listens, if one runs."""
     started_at_s: int
     """When the supervisor started, unix time."""
+    boot: str
+    """The name of this life of the worker: its journal and its leases go by it."""
+    rules: int
+    """The generation of the rules: of the settings, and of the keys."""
+    prices: PriceTable
+    clock_offset_ms: int
+    """For the clock that all processes of the node share."""
 
     def __repr__(self) -> str:
         upstreams = ",".join(self.secrets)
@@ -52,6 +62,8 @@ class Keys(msgspec.Struct, frozen=True, tag_field="t", tag="keys"):
 
     serial: int
     keys: list[IssuedKey]
+    rules: int
+    """The generation of the rules from now on."""
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("serial", self.serial), ("keys", list(map(repr, self.keys)))]
@@ -71,8 +83,14 @@ class Applied(msgspec.Struct, frozen=True, tag_field="t", tag="applied"):
     serial: int
 
 
-ToWorker = Start | Keys | Drain
-ToSupervisor = Ready | Applied
+class Denied(msgspec.Struct, frozen=True, tag_field="t", tag="denied"):
+    """What limits and budgets have refused."""
+
+    denials: list[Denial]
+
+
+ToWorker = Start | Keys | Drain | FromLedger
+ToSupervisor = Ready | Applied | Denied | ToLedger
 _encode = msgspec.msgpack.Encoder().encode
 _decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
 _decode_to_supervisor = msgspec.msgpack.Decoder(ToSupervisor).decode
@@ -91,12 +109,12 @@ class Channel:
         end.setblocking(False)
         return cls(*await asyncio.open_unix_connection(sock=end))
 
-    def send(self, message: ToWorker | ToSupervisor) -> None:
-        """Queue a message; to a side that has died it goes nowhere."""
+    def send(self, *messages: ToWorker | ToSupervisor) -> None:
+        """Queue messages, in one write; to a side that has died they go nowhere."""
         if self._writer.is_closing():
             return
-        payload = _encode(message)
-        self._writer.write(_LENGTH.pack(len(payload)) + payload)
+        payloads = map(_encode, messages)
+        self._writer.write(b"".join(_LENGTH.pack(len(payload)) + payload for payload in payloads))
 
     async def to_worker(self) -> ToWorker | None:
         """The next message to a worker; None when the supervisor has died."""

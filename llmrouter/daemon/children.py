@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -56,6 +57,15 @@ def environment(hidden: Iterable[str]) -> dict[str, str]:
     """Our environment without the variables that hold credentials: those go by channel."""
     names = set(hidden)
     return {name: value for name, value in os.environ.items() if name not in names}
+
+
+def set_limits() -> None:
+    """Have as many descriptors as we may (a call takes two) and no core files, children too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # A core file would hold every credential, the digest key and callers' prompts.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def ending(status: int) -> str:

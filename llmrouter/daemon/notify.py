@@ -1,8 +1,11 @@
 """What systemd is told of us: `Type=notify` units, sd_notify(3)."""
 
+import logging
 import os
 import socket
 from collections.abc import Mapping
+
+_log = logging.getLogger(__name__)
 
 VARIABLE = "NOTIFY_SOCKET"
 READY = "READY=1"
@@ -23,3 +26,11 @@ def notify(state: str, environ: Mapping[str, str] = os.environ) -> bool:
         client.connect(address)
         client.sendall(state.encode())
     return True
+
+
+def tell(state: str) -> None:
+    """The same; where it fails that is said in the log, as nothing else depends on it."""
+    try:
+        notify(state)
+    except OSError as error:
+        _log.warning("the service manager cannot be told %s: %s", state, error.strerror)

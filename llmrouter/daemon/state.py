@@ -3,18 +3,23 @@
     llmrouter-state   the marker: this directory is ours, in this format
     lock              held by the process that has the state open; names it for people
     digest.key        the secret under which digests of keys are made
-    store/            the embedded store: keys (and later buckets)
+    store/            the embedded store: keys, buckets, events
     journal/          the workers' records of calls
+    books.db          the books that they are folded into
     control.sock      the supervisor's control socket
 
 Making it is safe against a kill at any moment: everything is made under the marker's temporary
 name, and renaming that to `llmrouter-state` is the last step. Up to then no key can have been
 issued, so the next start makes the parts again; from then on every part must be there and sound,
 and a state that is foreign, damaged, newer or readable by others is refused and left as it is.
+
+An older one becomes one of this format once all of its parts are known to be sound, by the renaming
+of a new marker; the old one is kept beside it.
 """
 
 import contextlib
 import fcntl
+import logging
 import os
 import secrets
 import shlex
@@ -30,7 +35,12 @@ from llmrouter.access.key import DIGEST_KEY_BYTES
 from llmrouter.contracts.store import Store, StoreError
 from llmrouter.stores.diskcache import DiskcacheStore
 
-FORMAT = 1
+FORMAT = 2
+"""What an older llmrouter must not run on raises it. 1: keys, and journals that stay. 2: what was
+spent of limits and booked of journals is kept, and journals go; who knows nothing of that would
+serve without limits, and record calls without their cost."""
+
+_log = logging.getLogger(__name__)
 
 _MARKER = "llmrouter-state"
 _UNFINISHED = "llmrouter-state.new"
@@ -38,6 +48,7 @@ _LOCK = "lock"
 _DIGEST_KEY = "digest.key"
 _STORE = "store"
 _JOURNAL = "journal"
+_BOOKS = "books.db"
 _LOCK_POLL_S = 0.02
 _LOCK_NOTE_BYTES_MAX = 64
 _SMALL_FILE_BYTES_MAX = 4096  # no file that is read whole here is longer, unless it is not ours
@@ -61,13 +72,14 @@ class Marker(msgspec.Struct, frozen=True):
 class State:
     """An open state directory; its lock is held until `open_state` ends."""
 
-    __slots__ = ("control_path", "digest_key", "journal_dir", "path", "store")
+    __slots__ = ("books_path", "control_path", "digest_key", "journal_dir", "path", "store")
 
     def __init__(self, path: Path, store: Store, digest_key: bytes) -> None:
         self.path = path
         self.store = store
         self.digest_key = digest_key
-        self.journal_dir = path / _JOURNAL
+        self.journal_dir = journal_path(path)
+        self.books_path = path / _BOOKS
         self.control_path = control_path(path)
 
     def __repr__(self) -> str:
@@ -77,6 +89,11 @@ class State:
 def control_path(path: Path) -> Path:
     """Where the control socket of the state in `path` is, whether or not a daemon runs."""
     return path / "control.sock"
+
+
+def journal_path(path: Path) -> Path:
+    """Where the journals of the state in `path` are, if there is one."""
+    return path / _JOURNAL
 
 
 @contextlib.contextmanager
@@ -111,7 +128,8 @@ def _open(path: Path, wait_s: float, stack: contextlib.ExitStack) -> State:
         _refuse_open_to_others(path / part)
     digest_key = _read_digest_key(path / _DIGEST_KEY)
     store = stack.enter_context(contextlib.closing(DiskcacheStore.open(path / _STORE)))
-    (path / _JOURNAL).mkdir(mode=0o700, exist_ok=True)
+    journal_path(path).mkdir(mode=0o700, exist_ok=True)
+    _migrate(path)
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return State(path, store, digest_key)
@@ -166,7 +184,8 @@ def _holds_only_a_lock(path: Path, names: set[str]) -> bool:
     return names == {_LOCK} and (path / _LOCK).stat().st_size == 0
 
 
-def _check_marker(marker: Path) -> None:
+def _check_marker(marker: Path) -> int:
+    """The format that it says, which is one that we know."""
     try:
         found = msgspec.json.decode(_read_small(marker), type=Marker)
     except msgspec.DecodeError as error:
@@ -176,8 +195,24 @@ def _check_marker(marker: Path) -> None:
             f"{marker.parent} was made by a newer llmrouter (format {found.format}, this one reads"
             f" {FORMAT}); upgrade llmrouter, or give another `state` in router.toml"
         )
-    if found.format != FORMAT:
+    if found.format < 1:
         raise StateError(f"{marker} has the unknown format {found.format}; {_RESTORE}")
+    return found.format
+
+
+def _migrate(path: Path) -> None:
+    """Bring a sound state of an older format to ours; a kill leaves it in one of the two."""
+    marker = path / _MARKER
+    found = _check_marker(marker)
+    if found == FORMAT:
+        return
+    # No part has another shape than in format 1; what is new is made by those who use it.
+    backup = path / f"{_MARKER}.format-{found}"
+    _write_durably(backup, _read_small(marker))
+    _write_durably(path / _UNFINISHED, msgspec.json.encode(Marker(FORMAT)) + b"\n")
+    os.rename(path / _UNFINISHED, path / _MARKER)
+    _sync_directory(path)
+    _log.info("state=%s migrated from format %d to %d; backup=%s", path, found, FORMAT, backup)
 
 
 @contextlib.contextmanager

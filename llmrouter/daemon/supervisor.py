@@ -11,46 +11,44 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import signal
 import socket
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 import msgspec
 
-from llmrouter.access.issued import IssuedKey, KeyStatus
+from llmrouter.access.issued import IssuedKey
 from llmrouter.access.key import KeyDigest
 from llmrouter.access.keybook import KeyBook
 from llmrouter.config.addresses import DEMO_URL, listen_addresses
 from llmrouter.config.credentials import credentials
 from llmrouter.config.load import workers as worker_count
 from llmrouter.config.schema import Config, Settings
-from llmrouter.contracts.store import StoreError
-from llmrouter.daemon import children, keydesk, listeners, notify, unix
-from llmrouter.daemon.channel import Applied, Channel, Drain, Keys, Ready, Start
-from llmrouter.daemon.children import Child
-from llmrouter.daemon.control import ControlServer
+from llmrouter.daemon import administer, build, children, listeners, notify, opening
+from llmrouter.daemon.bookkeeper import Bookkeeper
+from llmrouter.daemon.channel import Start
+from llmrouter.daemon.clock import SteadyClock
+from llmrouter.daemon.control import ControlServer, Operation
+from llmrouter.daemon.demochild import DemoChild
+from llmrouter.daemon.eventdesk import EventDesk
+from llmrouter.daemon.keydesk import KeyDesk
+from llmrouter.daemon.limitdesk import LimitDesk
+from llmrouter.daemon.opening import StartError
 from llmrouter.daemon.state import State
+from llmrouter.daemon.treasury import Treasury
+from llmrouter.daemon.workers import Workers, WorkerTerms
+from llmrouter.metering.prices import PriceTable
+from llmrouter.quota.rulebook import Rulebook
 from llmrouter.tasks import spawn
 
 _log = logging.getLogger(__name__)
 
 READY_TIMEOUT_S = 30.0
 """For the first workers to serve; a slow disk or a huge table of keys may need seconds."""
-PUBLISH_TIMEOUT_S = 1.0
-"""For every worker to have a changed key in force before the change is answered."""
 STOP_GRACE_S = 2.0
 """What a worker gets beyond its own drain time before it is killed."""
-FAILED_STARTS_MAX = 3
-"""So many workers may die before they serve; then the daemon says so instead of trying for ever."""
-_DEMO_SOCKET = "demo.sock"
-
-
-class StartError(Exception):
-    """The daemon cannot start; the message says why."""
 
 
 class Supervisor:
@@ -71,15 +69,20 @@ class Supervisor:
         self._environ = children.environment([*hidden, notify.VARIABLE])
         self._book = KeyBook(state.store, KeyDigest(state.digest_key))
         self._started_at_s = int(_wall())
+        self._clock = SteadyClock()
         self._listeners: list[socket.socket] = []
-        self._demo_listener: socket.socket | None = None
-        self._workers = [_Worker(self, number) for number in range(worker_count(config.server))]
-        self._children: list[Child] = [worker.child for worker in self._workers]
+        self._demo: DemoChild | None = None
+        terms = WorkerTerms(self._start_message, self._fds, self._environ, self._loop.time)
+        self._workers = Workers(worker_count(config.server), terms)
+        self._children = self._workers.children
         self._stopping = asyncio.Event()
         self._killing = asyncio.Event()
-        self._failing = asyncio.Event()
-        self._failed_starts = 0
-        self._serial = 0
+        self._rules = 0
+        """The generation of the rules: grows whenever those of a key change."""
+        self._prices = PriceTable()
+        self._rulebook: Rulebook
+        self._treasury: Treasury
+        self._bookkeeper: Bookkeeper
 
     @property
     def addresses(self) -> list[str]:
@@ -90,113 +93,101 @@ class Supervisor:
         """Serve until a signal says to stop; raises StartError, ListenError."""
         if (tls := self._config.server.tls) is not None:
             listeners.tls_context(tls.cert, tls.key)  # that a worker could not serve with it
-        _set_limits()
-        self._check_keys()
+        children.set_limits()
+        keys = opening.read_keys(self._book, self._config)
         with contextlib.ExitStack() as stack:
             stack.callback(self._close_listeners)
             self._listeners = listeners.bind(listen_addresses(self._config.server))
-            desk = keydesk.KeyDesk(self._book, _wall)
-            control = ControlServer(
-                self._state.control_path, keydesk.operations(desk, self._publish)
-            )
-            with _sockets_refused():
+            self._prices = await opening.read_prices(self._config)
+            self._bookkeeper = opening.open_books(self._state, self._config, self._clock)
+            stack.callback(self._bookkeeper.close)
+            self._open_treasury(keys)
+            stack.callback(self._treasury.close)
+            control = ControlServer(self._state.control_path, self._operations())
+            with opening.sockets_refused():
                 await control.open()
                 self._open_demo()
             stack.callback(control.close)
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self._on_stop_signal)
             self._loop.add_signal_handler(signal.SIGHUP, self._on_reload_signal)
-            keepers = self._start_children()
-            try:
-                if await self._until_serving():
-                    _notify(notify.READY)
-                    on_ready(self)
-                    await self._stopping.wait()
-            finally:
-                await self._stop_children(keepers)
+            await self._serve(on_ready)
 
-    def _check_keys(self) -> None:
-        """Refuse to start on keys that cannot be read; warn of those that no table limits."""
+    async def _serve(self, on_ready: Callable[["Supervisor"], None]) -> None:
+        """Keep children, count what they spend and book it; all end as this does."""
+        counting = spawn(self._treasury.run(), name="treasury")
+        booking = spawn(self._bookkeeper.run(), name="books")
+        keepers = [spawn(child.keep(), name=f"keep {child.name}") for child in self._children]
         try:
-            keys = self._book.keys()
-        except StoreError as error:
-            raise StartError(str(error)) from error
-        now_s = _wall()
-        orgs = {key.org for key in keys if key.status(now_s) is KeyStatus.ACTIVE}
-        for org in sorted(orgs - self._config.orgs.keys()):
-            _log.warning(
-                "org=%r has keys but no table in %s: no rule of an org applies to them",
-                org,
-                self._config.file,
-            )
+            if await self._until_serving():
+                notify.tell(notify.READY)
+                on_ready(self)
+                await self._until_told(counting)
+        finally:
+            await self._stop_children(keepers)
+            counting.cancel()
+            booking.cancel()
+            await asyncio.wait([counting, booking])
+
+    def _open_treasury(self, keys: Iterable[IssuedKey]) -> None:
+        """Bring the ledger to where the journals are, before anybody serves."""
+        self._rulebook = build.rulebook(self._config, keys, self._rules)
+        self._treasury = opening.open_treasury(
+            self._state, self._config, self._rulebook, self._clock, self._workers.send
+        )
+        self._workers.treasury = self._treasury
+
+    def _operations(self) -> dict[str, Operation]:
+        return {
+            **administer.operations(
+                KeyDesk(self._book, _wall),
+                EventDesk(self._treasury.events),
+                LimitDesk(self._rulebook, self._treasury.standing),
+                self._publish,
+            ),
+            "quota.counts": self._count_quotas,
+        }
+
+    async def _count_quotas(self, args: dict[str, object]) -> object:
+        """What limits and budgets cost the supervisor."""
+        return {"asked": self._treasury.asked}
 
     # ---- children ---------------------------------------------------------------------------
 
     def _open_demo(self) -> None:
         if any(upstream.url == DEMO_URL for upstream in self._config.upstreams.values()):
-            self._demo_listener = unix.listen(
-                self._demo_path, mode=0o600, backlog=listeners.BACKLOG
-            )
-            self._children.append(Child("demo", self._start_demo, self._loop.time))
-
-    @property
-    def _demo_path(self) -> Path:
-        return self._state.path / _DEMO_SOCKET
-
-    def _start_children(self) -> list[asyncio.Task[None]]:
-        return [spawn(child.keep(), name=f"keep {child.name}") for child in self._children]
-
-    async def _start_demo(self) -> asyncio.subprocess.Process:
-        assert self._demo_listener is not None
-        fd = self._demo_listener.fileno()
-        return await children.spawn_child(
-            "llmrouter.daemon.demo",
-            [str(fd)],
-            fds=[fd],
-            stdin=subprocess.PIPE,  # its end tells the demo that we are gone
-            environ=self._environ,
-        )
+            self._demo = DemoChild(self._state.path, self._environ, self._loop.time)
+            self._children.append(self._demo.child)
 
     async def _until_serving(self) -> bool:
         """Wait for every worker to serve; False if we are told to stop before."""
-        waits = [self._all_ready(), self._stopping.wait(), self._failing.wait()]
-        tasks = [spawn(wait, name="until serving") for wait in waits]
-        done, waiting = await asyncio.wait(
-            tasks, timeout=READY_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
-        )
-        for task in waiting:
-            task.cancel()
+        serving = spawn(self._workers.ready(), name="serving")
+        others = (self._stopping.wait(), self._workers.failing.wait())
+        await _first(serving, *others, timeout_s=READY_TIMEOUT_S)
         if self._stopping.is_set():
             return False
-        if tasks[0] not in done:
+        if serving.cancelled():
             raise StartError("the workers do not start; the log lines above say why")
         return True
 
-    async def _all_ready(self) -> bool:
-        for worker in self._workers:
-            await worker.ready.wait()
-        return True
-
-    def start_failed(self) -> None:
-        """A worker has died before it served."""
-        self._failed_starts += 1
-        if self._failed_starts >= FAILED_STARTS_MAX:
-            self._failing.set()
+    async def _until_told(self, counting: "asyncio.Task[None]") -> None:
+        """Wait for a signal; what counts for the limits ends before only by a bug of ours."""
+        stopping = spawn(self._stopping.wait(), name="stopping")
+        await asyncio.wait([stopping, counting], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if counting.done():
+            counting.result()  # raises: to go on would be to limit nobody rightly
 
     async def _stop_children(self, keepers: Iterable[asyncio.Task[None]]) -> None:
         """Have workers drain, wait as long as they may take, then kill what is left."""
-        _notify(notify.STOPPING)
+        notify.tell(notify.STOPPING)
         for child in self._children:
             child.stopping = True
         self._close_listeners()
-        for worker in self._workers:
-            worker.drain()
+        self._workers.drain()
+        drained = spawn(self._workers.drained(), name="drained")
         grace_s = self._config.server.timeouts.drain + STOP_GRACE_S
-        drained = spawn(self._drained(), name="drained")
-        killing = spawn(self._killing.wait(), name="killing")
-        await asyncio.wait([drained, killing], timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
-        for task in (drained, killing):
-            task.cancel()
+        await _first(drained, self._killing.wait(), timeout_s=grace_s)
         for child in self._children:
             child.signal(signal.SIGKILL)
         for keeper in keepers:
@@ -204,19 +195,14 @@ class Supervisor:
         for child in self._children:
             if child.process is not None:
                 await child.process.wait()
-
-    async def _drained(self) -> None:
-        for worker in self._workers:
-            if worker.child.process is not None:
-                await worker.child.process.wait()
+        await self._workers.heard()
 
     # ---- what workers and operators ask for ---------------------------------------------------
 
-    def start_message(self, number: int) -> Start:
+    def _start_message(self, number: int, boot: str) -> Start:
         """What the worker `number` needs to serve, as things stand now."""
         names = Settings.__struct_fields__
         settings = Settings(**{name: getattr(self._config, name) for name in names})
-        demo = self._demo_listener is not None
         return Start(
             worker=number,
             workers=len(self._workers),
@@ -225,40 +211,29 @@ class Supervisor:
             digest_key=self._state.digest_key,
             keys=self._book.keys(),
             journal_dir=str(self._state.journal_dir),
-            listener_fds=self.listener_fds(),
-            demo_path=str(self._demo_path) if demo else None,
+            listener_fds=self._fds(),
+            demo_path=None if self._demo is None else str(self._demo.path),
             started_at_s=self._started_at_s,
+            boot=boot,
+            rules=self._rules,
+            prices=self._prices,
+            clock_offset_ms=self._clock.offset_ms,
         )
 
-    def listener_fds(self) -> list[int]:
+    def _fds(self) -> list[int]:
         """The listeners that workers inherit."""
         return [listener.fileno() for listener in self._listeners]
 
-    @property
-    def environ(self) -> dict[str, str]:
-        """The environment of children."""
-        return self._environ
-
-    @property
-    def clock(self) -> Callable[[], float]:
-        """The loop's clock."""
-        return self._loop.time
-
-    async def _publish(self, keys: Iterable[IssuedKey]) -> bool:
-        """Put changed keys in force on every worker; one that starts meanwhile reads them.
-
-        False if a worker has not confirmed them in time.
-        """
-        self._serial += 1
-        message = Keys(self._serial, list(keys))
-        waiting = [worker.apply(message) for worker in self._workers]
+    async def _publish(self, changed: Iterable[IssuedKey]) -> bool:
+        """Put changed keys in force here, then on every worker; False if one does not confirm."""
+        keys = list(changed)
+        self._rules += 1
+        self._rulebook.generation = self._rules
+        build.apply_rules(self._rulebook, self._config, keys)
         try:
-            async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-                await asyncio.gather(*waiting)
-        except TimeoutError:
-            _log.warning("keys=%s: a worker has not confirmed them yet", _ids(message.keys))
-            return False
-        return True
+            return await self._workers.publish(keys, self._rules)
+        finally:
+            self._treasury.rules_changed()
 
     def _on_stop_signal(self) -> None:
         if self._stopping.is_set():
@@ -271,113 +246,19 @@ class Supervisor:
 
     def _close_listeners(self) -> None:
         listeners.close(self._listeners, listen_addresses(self._config.server))
-        if self._demo_listener is not None:
-            self._demo_listener.close()
+        if self._demo is not None:
+            self._demo.close()
 
 
-class _Worker:
-    """The supervisor's side of one worker: its process, its channel, what it has confirmed."""
-
-    def __init__(self, supervisor: Supervisor, number: int) -> None:
-        self._supervisor = supervisor
-        self._number = number
-        self.child = Child(f"worker-{number}", self._start, supervisor.clock)
-        self.ready = asyncio.Event()
-        self._channel: Channel | None = None
-        self._applied: dict[int, asyncio.Future[None]] = {}
-
-    async def _start(self) -> asyncio.subprocess.Process:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = await children.spawn_child(
-                "llmrouter.daemon.worker",
-                [str(theirs.fileno())],
-                fds=[theirs.fileno(), *self._supervisor.listener_fds()],
-                stdin=subprocess.DEVNULL,
-                environ=self._supervisor.environ,
-            )
-        channel = await Channel.over(ours)
-        try:
-            start = self._supervisor.start_message(self._number)
-        except BaseException:
-            channel.close()  # the child has nothing to serve with, and ends
-            raise
-        self._channel = channel  # no await since the keys were read: none is missed
-        channel.send(start)
-        spawn(self._listen(channel), name=f"listen to {self.child.name}")
-        return process
-
-    async def _listen(self, channel: Channel) -> None:
-        while (message := await channel.to_supervisor()) is not None:
-            match message:
-                case Ready():
-                    self.ready.set()
-                    pid = self.child.process.pid if self.child.process is not None else 0
-                    _log.info("child=%s pid=%d serving", self.child.name, pid)
-                case Applied(serial=serial):
-                    self._confirm(self._applied.pop(serial, None))
-        channel.close()
-        if not self.ready.is_set():
-            self._supervisor.start_failed()
-        if self._channel is channel:
-            self._channel = None
-            self.ready.clear()
-            for waiting in self._applied.values():
-                self._confirm(waiting)  # its successor starts with the keys as they are
-            self._applied.clear()
-
-    def _confirm(self, waiting: asyncio.Future[None] | None) -> None:
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
-
-    async def apply(self, message: Keys) -> None:
-        """Have changed keys in force when this returns."""
-        if self._channel is None or self.child.stopping:
-            return
-        applied = asyncio.get_running_loop().create_future()
-        self._applied[message.serial] = applied
-        self._channel.send(message)
-        await applied
-
-    def drain(self) -> None:
-        """Tell it to finish and exit."""
-        if self._channel is not None:
-            self._channel.send(Drain())
-        elif self.child.process is not None:
-            self.child.signal(signal.SIGTERM)
-
-
-def _set_limits() -> None:
-    """Have as many descriptors as we may (a call takes two) and no core files, children too."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    # A core file would hold every credential, the digest key and callers' prompts.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-
-
-def _notify(state: str) -> None:
-    try:
-        notify.notify(state)
-    except OSError as error:
-        _log.warning("the service manager cannot be told %s: %s", state, error.strerror)
-
-
-def _ids(keys: Iterable[IssuedKey]) -> str:
-    return ",".join(key.id for key in keys)
-
-
-@contextlib.contextmanager
-def _sockets_refused() -> Iterator[None]:
-    """Say what is wrong where a socket below `state` cannot be made."""
-    try:
-        yield
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise StartError(
-            f"the daemon cannot listen on {error.filename or 'its sockets'}: {reason};"
-            " remove what is there, if it is not needed"
-        ) from error
+async def _first(
+    task: "asyncio.Task[None]", *others: Coroutine[Any, Any, Any], timeout_s: float
+) -> None:
+    """Wait until `task` or one of `others` has ended, or for `timeout_s`; then all have ended."""
+    tasks = [task, *(spawn(other, name="first") for other in others)]
+    await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    for each in tasks:
+        each.cancel()
+    await asyncio.wait(tasks)
 
 
 _wall = time.time  # noqa: TID251 - keys and records are dated by the calendar

@@ -13,7 +13,6 @@ import contextlib
 import gc
 import logging
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -27,10 +26,12 @@ from llmrouter.access.keyring import Keyring
 from llmrouter.config.schema import Settings
 from llmrouter.daemon import build, listeners, logs
 from llmrouter.daemon.channel import Applied, Channel, Drain, Keys, Ready, Start
+from llmrouter.daemon.purse import Purse
 from llmrouter.gateway.pipeline import Gateway
 from llmrouter.http1.server import Server
 from llmrouter.metering.journal import Journal, JournalFiles
 from llmrouter.metering.records import Header
+from llmrouter.quota.messages import Granted, Recall, Refused, Reopened
 from llmrouter.tasks import spawn
 
 _log = logging.getLogger(__name__)
@@ -55,9 +56,11 @@ async def _main(end: socket.socket) -> int:
     settings = msgspec.msgpack.decode(start.config, type=Settings)
     with contextlib.ExitStack() as stack:
         try:
-            worker = _Worker(settings, start, writer, stack)
+            worker = _Worker(settings, start, channel, writer, stack)
             # Before it listens: keys that were changed meanwhile are in force for the first call.
-            obeying = spawn(worker.obey(channel, draining), name="channel")
+            obeying = spawn(worker.obey(draining), name="channel")
+            # Whoever cannot hear what limits say must not serve on, though that be a bug of ours.
+            obeying.add_done_callback(lambda _: draining.set())
             await worker.listen()
         except (OSError, listeners.ListenError) as error:
             _log.error("cannot_start=%r", str(error))
@@ -67,6 +70,7 @@ async def _main(end: socket.socket) -> int:
         channel.send(Ready())
         await draining.wait()
         await worker.drain()
+        worker.purse.tell_denials()
         obeying.cancel()
         channel.close()
     return 0
@@ -76,16 +80,27 @@ class _Worker:
     """What one worker consists of."""
 
     def __init__(
-        self, settings: Settings, start: Start, writer: logs.Writer, stack: contextlib.ExitStack
+        self,
+        settings: Settings,
+        start: Start,
+        channel: Channel,
+        writer: logs.Writer,
+        stack: contextlib.ExitStack,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._settings = settings
         self._start = start
+        self._channel = channel
         self._keyring: Keyring = build.keyring(start)
-        self._journal = _journal(settings, start, stack)
+        journal = _journal(settings, start, stack)
+        self.purse = Purse(settings, start, channel, journal.flush)
+        """Its part in limits and budgets."""
+        stack.callback(self.purse.close)
         log = logs.ExchangeLog(writer, call_later=loop.call_later, clock=loop.time)
         stack.callback(log.flush)
-        self._gateway: Gateway = build.gateway(settings, start, self._keyring, self._journal, log)
+        self._gateway: Gateway = build.gateway(
+            settings, start, self._keyring, journal, self.purse.quota, log
+        )
         self._server: Server = build.server(settings, start, self._gateway)
         self._listeners: list[asyncio.Server] = []
 
@@ -109,20 +124,27 @@ class _Worker:
             )
             self._listeners.append(serving)
 
-    async def obey(self, channel: Channel, draining: asyncio.Event) -> None:
-        """Do what the supervisor says, until it says that we drain, or dies."""
-        while not draining.is_set():
+    async def obey(self, draining: asyncio.Event) -> None:
+        """Do what the supervisor says, until it dies."""
+        channel = self._channel
+        while True:
             match await channel.to_worker():
-                case Keys(serial=serial, keys=keys):
-                    self._keyring.apply(keys)
-                    channel.send(Applied(serial))
+                case Keys() as changed:
+                    self._keyring.apply(changed.keys)
+                    self.purse.apply(changed)
+                    channel.send(Applied(changed.serial))
                 case Drain():
                     draining.set()
                 case None:
-                    _log.warning("the supervisor is gone; draining")
+                    if not draining.is_set():
+                        _log.warning("the supervisor is gone; draining")
+                    self.purse.ledger_gone()
                     draining.set()
+                    return
                 case Start():
                     raise AssertionError("a worker starts once")
+                case Granted() | Refused() | Recall() | Reopened() as said:
+                    self.purse.hear(said)
 
     async def drain(self) -> None:
         """Finish what is in flight, as far as it ends in time."""
@@ -141,7 +163,7 @@ class _Worker:
 
 def _journal(settings: Settings, start: Start, stack: contextlib.ExitStack) -> Journal:
     loop = asyncio.get_running_loop()
-    header = Header(worker=str(start.worker), boot=secrets.token_hex(8), pid=os.getpid())
+    header = Header(worker=str(start.worker), boot=start.boot, pid=os.getpid())
     sync: Callable[[int], None] | None = None
     if settings.journal.fsync == "batch":
         syncing = concurrent.futures.ThreadPoolExecutor(1, "fsync")

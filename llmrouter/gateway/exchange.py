@@ -36,18 +36,21 @@ class Exchange:
     __slots__ = (
         "_server",
         "arrived_at",
+        "asked",
         "authenticated_at",
         "connection",
         "deployment",
         "dialect",
         "error",
         "keyring_changes",
+        "limit_headers",
         "model",
         "operation",
         "principal",
         "refusal",
         "request",
         "request_id",
+        "served_by",
         "status",
     )
 
@@ -69,6 +72,12 @@ class Exchange:
         self.keyring_changes = 0
         self.refusal: RouterError | None = None
         """Why it is refused, if its head alone already says so."""
+        self.asked = ""
+        """The name that its route is asked for: the caller's, or that of `served_by`."""
+        self.served_by = ""
+        """The model that serves in place of the one asked for, where a limit says so."""
+        self.limit_headers = b""
+        """How the limits of an admitted call stand."""
         # for the log
         self.model = ""
         self.deployment = ""

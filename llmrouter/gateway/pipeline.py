@@ -28,6 +28,7 @@ from llmrouter.gateway.forward import Forwarder
 from llmrouter.gateway.meter import Meter
 from llmrouter.gateway.respond import respond
 from llmrouter.gateway.route import Router
+from llmrouter.gateway.spending import Spending
 from llmrouter.http1.downstream import ServerConnection
 from llmrouter.http1.errors import MessageError
 from llmrouter.http1.request import Request
@@ -67,7 +68,7 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True):
     router: Router
     admission: Admission
     forwarder: Forwarder
-    meter: Callable[[Exchange], Meter]
+    meter: Callable[[Exchange, Spending], Meter]
     clock: Callable[[], float]
     """The loop's."""
 
@@ -176,9 +177,17 @@ class Gateway:
         steps = self._steps
         call = exchange.dialect.read_call(operation, exchange.request.body)
         route = steps.router.find(call.model, principal)
+        exchange.asked = call.model
         exchange.model = route.model_of(call.model)
-        with steps.admission.admit(), steps.meter(exchange) as meter:
-            reply = await steps.forwarder.forward(exchange, call, route.choose(), meter)
+        admission = steps.admission
+        spending = admission.try_admit(exchange, call, route)
+        if has_waited := spending is None:
+            spending = await admission.admit(exchange, call, route)
+        with spending, steps.meter(exchange, spending) as meter:
+            if has_waited:
+                self._confirm(exchange)
+            deployment = spending.route.choose()
+            reply = await steps.forwarder.forward(exchange, call, deployment, meter)
             try:
                 if reply.is_stream:
                     # A stream may last for minutes; its prompt is not needed any more.
@@ -187,6 +196,13 @@ class Gateway:
                 await respond(exchange, call, reply, meter)
             finally:
                 reply.close()
+
+    def _confirm(self, exchange: Exchange) -> None:
+        """Make sure that its key may still make this call: a queue lasts longer than some keys."""
+        principal = exchange.principal
+        self._steps.authenticator.confirm(exchange)
+        if exchange.principal is not None and exchange.principal is not principal:
+            self._steps.router.find(exchange.asked, exchange.principal)
 
     def _list_models(self, exchange: Exchange) -> None:
         principal, dialect = exchange.principal, exchange.dialect

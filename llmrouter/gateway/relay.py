@@ -6,7 +6,8 @@ an answer without its dialect's end marker is ended by an error event and a cut,
 framing.
 
 A slow reader pauses the upstream: what it has not taken is never more than one high-water mark and
-one read. Invariant: nothing here awaits but `done`.
+one read. Once its client has gone a relay may be given more (see `drain`): it counts that, and what
+it sends goes nowhere. Invariant: nothing here awaits but `done`.
 """
 
 import asyncio
@@ -15,12 +16,15 @@ import re
 from llmrouter.contracts.call import Call
 from llmrouter.contracts.dialect import StreamTap
 from llmrouter.errors import RouterError, UpstreamError
+from llmrouter.gateway import quotas
 from llmrouter.gateway.exchange import Exchange
 from llmrouter.gateway.failure import translated
 from llmrouter.gateway.reply import Reply
+from llmrouter.gateway.spending import Spending
 from llmrouter.http1.errors import HttpError
 from llmrouter.http1.sse import EventTooLong, Splitter
 from llmrouter.http1.upstream import ResponseReceiver
+from llmrouter.quota.leases import Refusal
 
 _ECHO = "the upstream showed our credential in its answer; tell your operator"
 
@@ -28,7 +32,7 @@ _ECHO = "the upstream showed our credential in its answer; tell your operator"
 class _Relay:
     """What both kinds share: beginning the response, slowing down, and ending once."""
 
-    __slots__ = ("_connection", "_done", "_exchange", "_head", "_reply", "error")
+    __slots__ = ("_connection", "_done", "_exchange", "_head", "_reply", "error", "is_whole")
 
     def __init__(self, exchange: Exchange, reply: Reply, head: bytes) -> None:
         self._exchange = exchange
@@ -37,7 +41,9 @@ class _Relay:
         self._head: bytes | None = head
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.error: RouterError | None = None
-        """Why the answer was cut; None if it is whole."""
+        """Why the answer was cut."""
+        self.is_whole = False
+        """All of it has come."""
 
     async def run(self, receiver: ResponseReceiver) -> None:
         """Pass on everything, until the end."""
@@ -68,6 +74,7 @@ class _Relay:
         self._connection.send(data)
 
     def _finish(self) -> None:
+        self.is_whole = True
         self._begin()
         self._connection.finish()
         self._end()
@@ -80,13 +87,20 @@ class _Relay:
 class StreamRelay(_Relay):
     """Passes on a stream of events."""
 
-    __slots__ = ("_call", "_splitter", "tap")
+    __slots__ = ("_call", "_spending", "_splitter", "tap")
 
     def __init__(
-        self, exchange: Exchange, reply: Reply, head: bytes, call: Call, tap: StreamTap
+        self,
+        exchange: Exchange,
+        reply: Reply,
+        head: bytes,
+        call: Call,
+        tap: StreamTap,
+        spending: Spending,
     ) -> None:
         super().__init__(exchange, reply, head)
         self._call = call
+        self._spending = spending
         self._splitter = Splitter()
         self.tap = tap
 
@@ -107,6 +121,16 @@ class StreamRelay(_Relay):
                 self._cut(UpstreamError(_ECHO))
             elif block:
                 self._send(block)
+                spending = self._spending
+                # Of a mixture the fewer may be overlooked: a second count is not worth its time.
+                spending.events += block.count(b"\n\n") or block.count(b"\r\n\r\n") or 1
+                if spending.events > spending.events_held:
+                    spending.extend(self._out_of_money)
+
+    def _out_of_money(self, refusal: Refusal) -> None:
+        """A budget has ended that cuts the streams it pays for."""
+        if self.error is None and not self.tap.complete:
+            self._cut(quotas.ended(refusal, self._spending.now_ms()))
 
     def response_end(self, *, framed: bool) -> None:
         """The upstream has ended its answer; whether it is whole, the dialect knows."""

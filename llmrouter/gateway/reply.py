@@ -8,6 +8,7 @@ over to a receiver of its own, which no task stands behind.
 import asyncio
 from collections.abc import Callable
 
+from llmrouter.gateway.drain import NO_DRAIN, DrainBounds
 from llmrouter.http1.errors import HttpError
 from llmrouter.http1.upstream import ResponseReceiver, UpstreamConnection
 
@@ -27,10 +28,12 @@ class Reply:
         "_pieces",
         "_receiver",
         "_waiter",
+        "bounds",
         "complete",
         "error",
         "headers",
         "is_stream",
+        "on_closed",
         "shows_secret",
         "status",
     )
@@ -40,8 +43,11 @@ class Reply:
         loop: asyncio.AbstractEventLoop,
         connection: UpstreamConnection,
         shows_secret: Callable[[bytes], bool],
+        bounds: DrainBounds = NO_DRAIN,
     ) -> None:
         self._connection = connection
+        self.bounds = bounds
+        """How far it is heard out once its client has gone."""
         self.shows_secret = shows_secret
         """Whether our credential for this upstream stands in some bytes of it."""
         self._waiter: asyncio.Future[None] = loop.create_future()
@@ -53,12 +59,18 @@ class Reply:
         self.headers: dict[bytes, bytes] = {}
         self.is_stream = False
         self.complete = False
+        self.on_closed: Callable[[], None] | None = None
+        """Told when it is closed while it runs: no receiver hears of that."""
         self.error: HttpError | OSError | None = None
         """Why there will be no more of it."""
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else "lost" if self.error else "partial"
         return f"<Reply {self.status} {state} bytes={self._bytes}>"
+
+    def is_running(self) -> bool:
+        """More of it is to come, or its end."""
+        return self._connection.serves(self._receiver)
 
     def is_lost(self) -> bool:
         """Nothing has come that could be passed on, and nothing will."""
@@ -96,9 +108,15 @@ class Reply:
         elif isinstance(self.error, HttpError):
             receiver.response_lost(self.error)
 
+    def divert(self, receiver: ResponseReceiver) -> ResponseReceiver:
+        """Give the rest of it, while it runs, to `receiver`; returns whose it was before."""
+        before, self._receiver = self._receiver, receiver
+        self._connection.hand_over(receiver)
+        return before
+
     def pause(self, *, paused: bool) -> None:
         """Stop or go on reading from upstream."""
-        if not self._connection.serves(self._receiver):
+        if not self.is_running():
             return
         if paused:
             self._connection.pause()
@@ -107,8 +125,10 @@ class Reply:
 
     def close(self) -> None:
         """Nobody wants the rest, if there is any: upstream is told by a reset."""
-        if self._connection.serves(self._receiver):
+        if self.is_running():
             self._connection.abandon()
+            if self.on_closed is not None:
+                self.on_closed()
 
     # The connection calls these.
 

@@ -1,7 +1,13 @@
-"""Last step: the answer, passed on as it is but for its framing, once it is known to be sound."""
+"""Last step: the answer, passed on as it is but for its framing, once it is known to be sound.
+
+Where its client leaves while it passes, the rest of it is heard out: see `drain`.
+"""
+
+import asyncio
 
 from llmrouter.contracts.call import Call
-from llmrouter.errors import UpstreamError
+from llmrouter.errors import Source, UpstreamError
+from llmrouter.gateway.drain import drain
 from llmrouter.gateway.exchange import Exchange
 from llmrouter.gateway.meter import Meter
 from llmrouter.gateway.relay import PlainRelay, StreamRelay
@@ -22,6 +28,7 @@ async def respond(exchange: Exchange, call: Call, reply: Reply, meter: Meter) ->
         raise UpstreamError(f"the upstream '{name}' refused our credential; tell your operator")
     if _REDIRECTS_FROM <= status < _ERRORS_FROM:
         raise UpstreamError(f"the upstream answered with a redirect ({status})")
+    meter.streams = reply.is_stream
     if reply.is_stream:
         if reply.complete and not reply.body:
             raise UpstreamError("the upstream ended its answer before the first event")
@@ -45,24 +52,36 @@ def _plain(exchange: Exchange, reply: Reply, meter: Meter) -> None:
 
 async def _long_plain(exchange: Exchange, reply: Reply, meter: Meter) -> None:
     relay = PlainRelay(exchange, reply, _head(exchange, reply))
-    await relay.run(relay)
-    exchange.error = relay.error
+    meter.has_passed = True
+    try:
+        await relay.run(relay)
+    except asyncio.CancelledError as left:
+        await drain(reply, left)
+        raise
+    finally:
+        if relay.is_whole:
+            meter.usage = exchange.dialect.read_usage_tail(relay.tail)
     if relay.error is not None:
+        exchange.error = relay.error
         meter.outcome = "upstream_error"
-        return
-    meter.usage = exchange.dialect.read_usage_tail(relay.tail)
 
 
 async def _stream(exchange: Exchange, call: Call, reply: Reply, meter: Meter) -> None:
     tap = exchange.dialect.tap(call)
-    relay = StreamRelay(exchange, reply, _head(exchange, reply), call, tap)
+    spending = meter.spending
+    spending.on_extended = meter.extended
+    relay = StreamRelay(exchange, reply, _head(exchange, reply), call, tap, spending)
     try:
         await relay.run(relay)
+    except asyncio.CancelledError as left:
+        await drain(reply, left)
+        raise
     finally:
-        meter.usage = tap.usage
+        meter.usage, meter.is_whole = tap.usage, tap.complete
     if relay.error is not None:
         exchange.error = relay.error
-        meter.outcome = "upstream_error"
+        of_upstream = relay.error.source is Source.UPSTREAM
+        meter.outcome = "upstream_error" if of_upstream else "router_error"
 
 
 def _head(exchange: Exchange, reply: Reply) -> bytes:
@@ -74,4 +93,7 @@ def _head(exchange: Exchange, reply: Reply) -> bytes:
     if reply.shows_secret(b"".join(passed)):
         raise UpstreamError("the upstream showed our credential in a header; tell your operator")
     passed.append(b"x-llmrouter-deployment: %b\r\n" % exchange.deployment.encode())
+    if exchange.served_by:
+        passed.append(b"x-llmrouter-model: %b\r\n" % exchange.served_by.encode())
+    passed.append(exchange.limit_headers)
     return exchange.head(reply.status, b"".join(passed))

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import msgspec
 
 from llmrouter.http1.deadlines import Deadlines
-from llmrouter.http1.downstream import Exchange, ServerConnection
+from llmrouter.http1.downstream import CUT_BY_US, Exchange, ServerConnection
 from llmrouter.http1.errors import MessageError
 from llmrouter.http1.request import Buffered, Request
 
@@ -99,6 +99,9 @@ class Server:
         self.aborting = True
         for connection in list(self.connections):
             connection.abort()
+        for task in self._tasks:
+            if task.cancelling():  # its client has gone, and it has not ended yet
+                task.cancel(CUT_BY_US)
         self.deadlines.close()
 
     def start(self, serving: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

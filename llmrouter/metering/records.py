@@ -1,8 +1,8 @@
 """The records of a journal: one JSON object a line, its kind in the member `t`.
 
-A file starts with a `Header`, then holds `Begin` and `End` in the order in which they were written.
-The boot id of the header and the `seq` of a record name a call: its two records carry the same
-`seq` and may stand in two files of the same boot.
+A file starts with a `Header`, then holds `Begin`, `Hold` and `End` in the order in which they were
+written. The boot id of the header and the `seq` of a record name a call: all of its records carry
+the same `seq`, and may stand in several files of the same boot. Begins stand in the order of `seq`.
 
 How the format grows: a new member has a default, so that older files still read, and readers ignore
 the members that they do not know. What an older reader would misunderstand raises `FORMAT`.
@@ -44,7 +44,7 @@ class Begin(
     """A call was admitted, and may have reached its upstream from here on."""
 
     seq: int
-    """Counts the calls of this boot; the call's `End` has the same."""
+    """Counts the calls of this boot, upwards; the call's other records have the same."""
     at_ms: int
     """Unix time in milliseconds."""
     request_id: str
@@ -63,6 +63,23 @@ class Begin(
     operation: str
     """The value of a `contracts.call.Operation`."""
     stream: bool = False
+    hold_tokens: int = 0
+    """What is charged if the worker dies before the call's end."""
+    hold_nano_usd: int = 0
+    """The same, in money."""
+    rules: int = 0
+    """The generation of the rules that the call was admitted under."""
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="t", tag="hold"):
+    """What is held for a running stream was raised; the last of a call's holds counts."""
+
+    seq: int
+    """The `seq` of the call's `Begin`."""
+    tokens: int
+    """What is held from now on, in all; not what was added."""
+    nano_usd: int
+    """The same, in money."""
 
 
 class End(
@@ -92,6 +109,11 @@ class End(
     attempts: int = 1
     usage: Usage = NO_USAGE
     """Tokens, and the upstream's own figure of the cost where it gives one."""
+    cost_nano_usd: int | None = None
+    """What we say that the call cost; None where it has no price."""
+    price: str | None = None
+    """The price that this was worked out by, as `metering.price` writes it; None where there was
+    none: then what stands as the cost is the upstream's own figure."""
     estimated: bool = False
     """The upstream gave no usage, so the tokens are our count of what passed."""
     ttft_ms: int | None = None
@@ -100,4 +122,4 @@ class End(
     """Milliseconds from the call's arrival to its end."""
 
 
-Record = Header | Begin | End
+Record = Header | Begin | Hold | End

@@ -17,17 +17,29 @@ from typing import BinaryIO, assert_never
 
 import msgspec
 
-from llmrouter.metering.records import FORMAT, Begin, End, Header, Record
+from llmrouter.metering.records import FORMAT, Begin, End, Header, Hold, Record
 
 LINE_BYTES_MAX = (
     1024 * 1024
 )  # a record is below 1 kB; names that callers choose are bounded on entry
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding a damaged line may raise."""
 
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 
 
 class UnknownFormat(ValueError):
     """The file was written in a format that this version does not read."""
+
+
+def check_format(header: Header, path: Path) -> None:
+    """Raise UnknownFormat unless this version reads the file at `path`, which `header` heads."""
+    if header.format != FORMAT:
+        raise UnknownFormat(
+            f"{path} has journal format {header.format}, this version reads {FORMAT}; "
+            "read it with the version that wrote it"
+        )
 
 
 class Damaged(msgspec.Struct, frozen=True, gc=False):
@@ -73,13 +85,10 @@ class JournalReader:
             return damaged
         try:
             record = _decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return damaged
-        if isinstance(record, Header) and record.format != FORMAT:
-            raise UnknownFormat(
-                f"{self._path} has journal format {record.format}, this version reads {FORMAT}; "
-                "read it with the version that wrote it"
-            )
+        if isinstance(record, Header):
+            check_format(record, self._path)
         return record
 
 
@@ -96,10 +105,19 @@ class JournaledCall(msgspec.Struct, frozen=True):
     begin: Begin
     end: End | None
     """None where the call was interrupted, or is still in flight."""
+    raised: Hold | None = None
+    """The last raise of what was held for it."""
 
     @property
     def interrupted(self) -> bool:
         return self.end is None
+
+    @property
+    def hold(self) -> tuple[int, int]:
+        """The tokens and nano-USD that were held for it at last."""
+        if self.raised is None:
+            return self.begin.hold_tokens, self.begin.hold_nano_usd
+        return self.raised.tokens, self.raised.nano_usd
 
 
 class Pairing(msgspec.Struct, frozen=True):
@@ -109,42 +127,52 @@ class Pairing(msgspec.Struct, frozen=True):
     """In the order of their begins."""
     duplicates: list[Begin | End]
     """Second records of the same call and kind; the first one counts."""
-    orphans: list[End]
-    """Ends whose begin is in none of the files."""
+    orphans: list[End | Hold]
+    """Ends, and last holds, whose begin is in none of the files."""
     damaged: list[Damaged]
     torn: list[Damaged]
 
 
 def pair(paths: Iterable[Path]) -> Pairing:
-    """Bring together the begins and ends in all of `paths`, given in the order of their writing.
+    """Bring together the records of each call in `paths`, given in the order of their writing.
 
     Holds every call in memory. A file whose header cannot be read counts as a boot of its own.
     """
     begins: dict[tuple[str, int], Begin] = {}
+    holds: dict[tuple[str, int], Hold] = {}
     ends: dict[tuple[str, int], End] = {}
     found = Pairing(calls=[], duplicates=[], orphans=[], damaged=[], torn=[])
+    for boot, item in _records(paths, found):
+        match item:
+            case Begin():
+                if begins.setdefault((boot, item.seq), item) is not item:
+                    found.duplicates.append(item)
+            case Hold():
+                holds[boot, item.seq] = item
+            case End():
+                if ends.setdefault((boot, item.seq), item) is not item:
+                    found.duplicates.append(item)
+            case _:
+                assert_never(item)
+    found.calls.extend(
+        JournaledCall(boot, begin, ends.pop((boot, seq), None), holds.pop((boot, seq), None))
+        for (boot, seq), begin in begins.items()
+    )
+    found.orphans.extend([*ends.values(), *holds.values()])
+    return found
+
+
+def _records(paths: Iterable[Path], found: Pairing) -> Iterator[tuple[str, Begin | Hold | End]]:
+    """The records of calls, each with its boot; what cannot be read goes to `found`."""
     for path in paths:
         boot = path.name
         journal = read_journal(path)
         for item in journal:
-            match item:
-                case Header():
-                    boot = item.boot
-                case Begin():
-                    if begins.setdefault((boot, item.seq), item) is not item:
-                        found.duplicates.append(item)
-                case End():
-                    if ends.setdefault((boot, item.seq), item) is not item:
-                        found.duplicates.append(item)
-                case Damaged():
-                    found.damaged.append(item)
-                case _:
-                    assert_never(item)
+            if isinstance(item, Header):
+                boot = item.boot
+            elif isinstance(item, Damaged):
+                found.damaged.append(item)
+            else:
+                yield boot, item
         if journal.torn is not None:
             found.torn.append(journal.torn)
-    found.calls.extend(
-        JournaledCall(boot, begin, ends.pop((boot, seq), None))
-        for (boot, seq), begin in begins.items()
-    )
-    found.orphans.extend(ends.values())
-    return found

@@ -3,7 +3,7 @@
 An exact name wins, then an alias, then the longest pattern; of two patterns as long, the first.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from llmrouter.contracts import patterns
 from llmrouter.errors import ModelNotFound
@@ -17,13 +17,24 @@ _SHOWN_CHARS_MAX = 100
 class Route:
     """A model's deployments and its policy."""
 
-    __slots__ = ("aliases", "name", "strategy")
+    __slots__ = ("aliases", "deployments", "name", "output_max", "strategy")
 
-    def __init__(self, name: str, strategy: Strategy, *, aliases: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        deployments: Sequence[Deployment],
+        strategy: Callable[[Sequence[Deployment]], Strategy],
+        *,
+        aliases: Iterable[str] = (),
+        output_max: int | None = None,
+    ) -> None:
         self.name = name
         """The model's public name, or a pattern of names."""
-        self.strategy = strategy
+        self.deployments = tuple(deployments)
+        self.strategy = strategy(self.deployments)
         self.aliases = tuple(aliases)
+        self.output_max = output_max
+        """The most output tokens that one answer can have, as far as that is known."""
 
     def __repr__(self) -> str:
         return f"<Route {self.name}>"

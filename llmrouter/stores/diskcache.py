@@ -4,13 +4,16 @@ diskcache is a cache, so what makes it one is turned off: nothing is evicted, cu
 no value becomes a file, and nothing is ever pickled or unpickled. A database is checked before
 diskcache opens it, because diskcache would add its tables to any file that SQLite can read.
 
-One process at a time, which the state's lock sees to; never share a store across `fork`.
+Each thread has a connection of its own, so that a read waits for no write; they are closed when
+the store is, or when another is opened after their thread has ended. One process at a time, which
+the state's lock sees to; never share a store across `fork`.
 """
 
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -25,6 +28,13 @@ _RESTORE = "restore it from a backup or move the state directory away; nothing w
 _LOCK_TIMEOUT_S = 2.0  # our process is alone; only a backup tool can hold a lock, and briefly
 _PAGE_ROWS = 200  # read at a time by a scan, so that one holds little and blocks nobody
 _SCAN = "SELECT key, raw, mode, filename, value FROM Cache WHERE key {} ? ORDER BY key LIMIT ?"
+# diskcache's own `set` takes five statements a row; what it notes beside the value, nothing reads.
+_UPSERT = (
+    "INSERT INTO Cache (key, raw, size, mode, filename, value) VALUES (?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (key, raw) DO UPDATE SET (size, mode, filename, value, expire_time)"
+    " = (excluded.size, excluded.mode, excluded.filename, excluded.value, NULL)"
+)
+_DELETE = "DELETE FROM Cache WHERE key = ? AND raw = ?"
 
 _SETTINGS = {
     "eviction_policy": "none",
@@ -63,6 +73,46 @@ class _RawDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         return value
 
 
+class _Cache(diskcache.Cache):  # type: ignore[misc]  # diskcache has no types
+    """Knows the connections of all threads; diskcache itself can close but the calling one's."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = path / _FILE
+        self._opened: dict[threading.Thread, sqlite3.Connection] = {}
+        self._opening = threading.Lock()
+        with contextlib.ExitStack() as failing:
+            failing.callback(self.close_all)
+            super().__init__(str(path), timeout=_LOCK_TIMEOUT_S, disk=_RawDisk, **_SETTINGS)
+            failing.pop_all()
+
+    @property
+    def _con(self) -> sqlite3.Connection:
+        """The connection of this thread. diskcache asks for it in all that it does."""
+        found: sqlite3.Connection | None = getattr(self._local, "con", None)
+        if found is not None:
+            return found
+        opened = self._local.con = sqlite3.connect(
+            self._database,
+            timeout=self._timeout,
+            isolation_level=None,
+            check_same_thread=False,  # for closing alone
+        )
+        with self._opening:
+            for thread in [thread for thread in self._opened if not thread.is_alive()]:
+                self._opened.pop(thread).close()
+            self._opened[threading.current_thread()] = opened
+        for name, value in _SETTINGS.items():
+            if name.startswith("sqlite_"):
+                self.reset(name, value, update=False)
+        return opened
+
+    def close_all(self) -> None:
+        """Close the connections of all threads, of which none may be at work."""
+        with self._opening:
+            while self._opened:
+                self._opened.popitem()[1].close()
+
+
 class DiskcacheStore:
     """Keeps named bytes in `path`/cache.db, readable by the owner only.
 
@@ -72,10 +122,11 @@ class DiskcacheStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._closed = False
+        self._under_way = 0
+        self._ended = threading.Condition()
+        self._writing = threading.Lock()  # to wait for it is prompter than SQLite's own polling
         with self._failures_named():
-            self._cache = diskcache.Cache(
-                str(path), timeout=_LOCK_TIMEOUT_S, disk=_RawDisk, **_SETTINGS
-            )
+            self._cache = _Cache(path)
 
     @classmethod
     def create(cls, path: Path) -> Self:
@@ -107,12 +158,25 @@ class DiskcacheStore:
             return value
 
     def put(self, name: str, value: bytes) -> None:
-        with self._failures_named():
+        with self._failures_named(), self._writing:
             self._cache.set(name, value)
 
     def put_new(self, name: str, value: bytes) -> bool:
-        with self._failures_named():
+        with self._failures_named(), self._writing:
             return bool(self._cache.add(name, value))
+
+    def write(self, changes: Mapping[str, bytes | None]) -> None:
+        disk = self._cache.disk
+        with self._failures_named():
+            values = [
+                (*disk.put(name), *disk.store(value, False))
+                for name, value in changes.items()
+                if value is not None
+            ]
+            deleted = [disk.put(name) for name, value in changes.items() if value is None]
+            with self._writing, self._cache.transact():
+                self._cache._con.executemany(_UPSERT, values)
+                self._cache._con.executemany(_DELETE, deleted)
 
     def items(self, prefix: str) -> Iterator[tuple[str, bytes]]:
         rows = self._page(_SCAN.format(">="), prefix)
@@ -124,9 +188,13 @@ class DiskcacheStore:
             rows = self._page(_SCAN.format(">"), rows[-1][0])
 
     def close(self) -> None:
-        if not self._closed:
+        with self._ended:
+            if self._closed:
+                return
             self._closed = True
-            self._cache.close()
+            while self._under_way:
+                self._ended.wait()
+        self._cache.close_all()
 
     def _page(self, select: str, name: str) -> list[tuple[str, bytes]]:
         # diskcache's own iteration walks every name; this reads the index from the prefix on.
@@ -138,14 +206,28 @@ class DiskcacheStore:
     @contextlib.contextmanager
     def _failures_named(self) -> Iterator[None]:
         """Turn what SQLite, diskcache and the disk raise into StoreError."""
-        if self._closed:
-            raise StoreError(f"the store {self._path} is closed; open it again")
+        with self._kept_open():
+            try:
+                yield
+            except (sqlite3.Error, diskcache.Timeout, OSError) as error:
+                if hasattr(self, "_cache"):
+                    # SQLite may leave the transaction of a failed COMMIT open; it is this thread's.
+                    self._cache.close()
+                raise _named(self._path, error) from error
+
+    @contextlib.contextmanager
+    def _kept_open(self) -> Iterator[None]:
+        """Let `close` wait for an operation of another thread."""
+        with self._ended:
+            if self._closed:
+                raise StoreError(f"the store {self._path} is closed; open it again")
+            self._under_way += 1
         try:
             yield
-        except (sqlite3.Error, diskcache.Timeout, OSError) as error:
-            if hasattr(self, "_cache"):
-                self._cache.close()  # SQLite may leave the transaction of a failed COMMIT open
-            raise _named(self._path, error) from error
+        finally:
+            with self._ended:
+                self._under_way -= 1
+                self._ended.notify_all()
 
 
 def _refuse_headless(file: Path) -> None:

@@ -1,16 +1,18 @@
 """A store in memory, for tests: it keeps the contract and forgets everything at its end."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 
 from llmrouter.contracts.store import Store, StoreError
 
 
 class MemoryStore:
-    """Keeps named bytes in a dict."""
+    """Keeps named bytes in a dict, which is never changed but replaced."""
 
     def __init__(self) -> None:
         self._values: dict[str, bytes] = {}
         self._closed = False
+        self._writing = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<MemoryStore {'closed' if self._closed else len(self._values)}>"
@@ -19,19 +21,26 @@ class MemoryStore:
         return self._open().get(name)
 
     def put(self, name: str, value: bytes) -> None:
-        self._open()[name] = value
+        self.write({name: value})
 
     def put_new(self, name: str, value: bytes) -> bool:
-        if name in self._open():
-            return False
-        self._values[name] = value
-        return True
+        with self._writing:
+            if name in self._open():
+                return False
+            self._values = {**self._values, name: value}
+            return True
+
+    def write(self, changes: Mapping[str, bytes | None]) -> None:
+        with self._writing:
+            changed = {**self._open(), **changes}
+            self._values = {name: value for name, value in changed.items() if value is not None}
 
     def items(self, prefix: str) -> Iterator[tuple[str, bytes]]:
         return iter([item for item in self._open().items() if item[0].startswith(prefix)])
 
     def close(self) -> None:
-        self._closed = True
+        with self._writing:
+            self._closed = True
 
     def _open(self) -> dict[str, bytes]:
         if self._closed:

@@ -1,16 +1,18 @@
 import msgspec
 import pytest
 
-from llmrouter.access.issued import IssuedKey, KeyTerms
+from llmrouter.access.issued import IssuedKey, KeyChanges, KeyTerms
 from llmrouter.access.key import KeyDigest, new_key_text
 from llmrouter.access.keybook import KeyBook, UnknownKey
 from llmrouter.access.keyring import Keyring
+from llmrouter.access.ruletext import parse_limit
 from llmrouter.contracts.store import StoreError
 from llmrouter.errors import RevokedKey
 from llmrouter.stores.memory import MemoryStore
 
 DIGEST = KeyDigest(b"k" * 32)
-TERMS = KeyTerms(org="acme", name="ci", models=("gpt-4o*",), expires_in_s=60)
+LIMIT = parse_limit("requests=60/minute")
+TERMS = KeyTerms(org="acme", name="ci", models=("gpt-4o*",), expires_in_s=60, rules=(LIMIT,))
 
 
 @pytest.fixture
@@ -35,7 +37,9 @@ def test_a_created_key_holds_its_terms_and_opens_the_door(book: KeyBook) -> None
         models=("gpt-4o*",),
         created_at_s=1000,
         expires_at_s=1060,
+        rules=(LIMIT,),
     )
+    assert book.get(key.id) == key
     keyring = Keyring(DIGEST)
     keyring.apply(book.keys())
     assert keyring.authenticate(text.encode(), 1001.0).key_id == key.id
@@ -74,6 +78,43 @@ def test_a_revoked_key_stays_revoked_since_the_first_time(book: KeyBook) -> None
     keyring.apply(book.keys())
     with pytest.raises(RevokedKey):
         keyring.authenticate(text.encode(), 11)
+
+
+def test_a_change_is_kept(book: KeyBook) -> None:
+    key, text = book.create(TERMS, now_s=0)
+    raised = parse_limit("requests=100/minute")
+
+    changed = book.update(key.id, KeyChanges(rules=(raised,), expires_in_s=None), now_s=10)
+
+    assert changed == msgspec.structs.replace(key, rules=(raised,), expires_at_s=None)
+    assert book.keys() == [changed]
+    keyring = Keyring(DIGEST)
+    keyring.apply(book.keys())
+    assert keyring.authenticate(text.encode(), 1e9).key_id == key.id
+
+
+def test_a_change_that_is_refused_changes_nothing(book: KeyBook) -> None:
+    key, _ = book.create(TERMS, now_s=0)
+    raised = parse_limit("requests=100/minute")
+
+    with pytest.raises(ValueError, match="no limit or budget 'usd/day'"):
+        book.update(key.id, KeyChanges(rules=(raised,), remove=("usd/day",)), now_s=1)
+    assert book.get(key.id) == key
+
+
+def test_a_revoked_key_is_not_changed(book: KeyBook) -> None:
+    key, _ = book.create(TERMS, now_s=0)
+    revoked = book.revoke(key.id, now_s=1)
+
+    with pytest.raises(ValueError, match="was revoked at"):
+        book.update(key.id, KeyChanges(expires_in_s=None), now_s=2)
+    assert book.get(key.id) == revoked
+
+
+def test_an_unknown_id_is_not_changed(book: KeyBook, store: MemoryStore) -> None:
+    with pytest.raises(UnknownKey, match="no key has the id '0123456789AB'"):
+        book.update("0123456789AB", KeyChanges(name="x"), now_s=0)
+    assert list(store.items("")) == []
 
 
 def test_an_unknown_id_is_said_to_be_unknown(book: KeyBook) -> None:

@@ -8,7 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from llmrouter.cli.check import Report, check
+from llmrouter.cli.check import Report, check, rule_text
+from llmrouter.contracts.rule import Kind, Rule
 from tests.support.certificates import Authority
 
 SECRET = "sk-proj-abcDEF123456"  # made up
@@ -26,12 +27,20 @@ url = "http://127.0.0.1:8000/v1"
 [models."gpt-4o"]
 aliases = ["best"]
 deployments = [{ upstream = "openai", weight = 3 }, { upstream = "local", model = "qwen" }]
+price = { input = 2.5, output = 10 }
 [models."gpt-*"]
 strategy = "ordered"
 deployments = [{ upstream = "openai" }]
+price = { input = 2.5, output = 10 }
 [orgs.acme]
+limits = [{ requests = 600, per = "minute" }, { concurrent = 50, at_limit = "queue", wait = 2.5 }]
+budgets = [{ usd = 500.00, per = "month" }]
 [orgs.acme.teams.research]
 models = ["gpt-4o", "gpt-3*"]
+limits = [{ tokens = 200_000, per = "day", model = "best", burst = 5_000 }]
+[orgs.acme.users."*"]
+budgets = [{ usd = 0.5, per = "total", at_limit = "model:gpt-4o" }]
+[orgs.acme.users."ann@x.org"]
 """
 NOTE = (
     "router.toml: upstreams.openai.concurrent: "
@@ -56,8 +65,14 @@ models
                 openai: the name asked for, weight 1
 
 orgs
-  acme           every model
-  acme/research  gpt-4o, gpt-3*
+  acme                      every model
+                            600 requests per minute
+                            50 calls at once, queue for 2.5 s
+                            500 USD per month, reject
+  acme/research             gpt-4o, gpt-3*
+                            200_000 tokens per day for gpt-4o, at most 5_000 at once
+  acme, each other user     0.5 USD in total, then gpt-4o
+  acme, the user ann@x.org  no limits of its own
 
 notes
   {NOTE}
@@ -85,6 +100,32 @@ def test_shows_what_would_run_then_notes_then_ok() -> None:
     assert result.exit_code == 0
     assert result.stdout == SEEN
     assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (Rule(kind=Kind.REQUESTS, amount=1, per="second"), "1 request per second"),
+        (Rule(kind=Kind.CONCURRENT, amount=1_000), "1_000 calls at once"),
+        (Rule(kind=Kind.CONCURRENT, amount=1), "1 call at once"),
+        (
+            Rule(kind=Kind.CONCURRENT, amount=5, model="b*", at_limit="model:c"),
+            "5 calls at once for b*, then c",
+        ),
+        (Rule(kind=Kind.USD, amount=1, per="day"), "0.000000001 USD per day, reject"),
+        (Rule(kind=Kind.USD, amount=10**18, per="day"), "1000000000 USD per day, reject"),
+        (
+            Rule(kind=Kind.USD, amount=10**9, per="week", strict=True, at_limit="queue"),
+            "1 USD per week, queue for 10 s, strict",
+        ),
+        (
+            Rule(kind=Kind.USD, amount=10**9, per="total", cut=True, model="a"),
+            "1 USD in total for a, reject, cut mid-stream",
+        ),
+    ],
+)
+def test_says_a_rule_in_words(rule: Rule, text: str) -> None:
+    assert rule_text(rule) == text
 
 
 def test_shows_an_almost_empty_file_too() -> None:
@@ -173,6 +214,18 @@ def test_json_carries_everything_in_one_object() -> None:
     assert [note.key for note in report.notes] == ["upstreams.openai.concurrent"]
     assert report.config is not None
     assert report.config["state"] == "/var/lib/llmrouter"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--effective",), ("--json",)])
+def test_models_without_a_price_under_a_budget_are_noted(arguments: tuple[str, ...]) -> None:
+    local = '[models.local]\ndeployments = [{ upstream = "local" }]\n[orgs.acme]\n'
+    Path("router.toml").write_text(FILE.replace("[orgs.acme]\n", local))
+
+    result = run(*arguments)
+
+    assert result.exit_code == 0
+    assert "no price is known of 'local' (at local)" in result.output
+    assert "orgs.acme.budgets" in result.output
 
 
 def test_json_carries_problems_too() -> None:

@@ -18,7 +18,7 @@ from llmrouter.access.issued import KeyTerms
 from llmrouter.access.key import KeyDigest
 from llmrouter.access.keybook import KeyBook
 from llmrouter.cli.main import app
-from llmrouter.daemon import keydesk
+from llmrouter.daemon import administer
 from llmrouter.daemon.state import open_state
 from tests.support.daemon import DEMO, LLMROUTER, run, serving, write_config
 
@@ -80,7 +80,7 @@ def test_the_json_of_a_new_key_is_its_view_with_its_text() -> None:
     )
 
     assert list(view) == [
-        "id", "key", "org", "team", "user", "name", "models",
+        "id", "key", "org", "team", "user", "name", "models", "limits", "budgets",
         "created_at", "expires_at", "revoked_at", "status",
     ]  # fmt: skip
     assert KEY.fullmatch(view["key"])
@@ -173,6 +173,189 @@ def test_a_word_is_said_about_whom_the_file_does_not_know(
     assert (note or "") in done.stderr
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
+def test_limits_and_budgets_are_kept_and_shown(form: list[str]) -> None:
+    view = created(
+        "--limit", "requests=60/minute,burst=1_00", "--limit", "tokens=20_000/minute,model=demo",
+        "--budget", "usd=20.50/day,strict", "--budget", "usd=100/month",
+    )  # fmt: skip
+
+    assert view["limits"] == ["requests=60/minute,burst=100", "tokens=20000/minute,model=demo"]
+    assert view["budgets"] == ["usd=20.5/day,strict", "usd=100/month"]
+    shown = keys("show", view["id"], *form).stdout
+    if form:
+        del view["key"]
+        assert msgspec.json.decode(shown) == view
+    else:
+        assert (
+            "limits      requests=60/minute,burst=100 tokens=20000/minute,model=demo\n"
+            "budgets     usd=20.5/day,strict usd=100/month\n"
+        ) in shown
+    assert "usd=20.5/day,strict usd=100/month" in keys("list").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--limit", "requests=60"], "requests=60 has no period: write one of second, minute"),
+        (["--limit", ""], "does not begin a rule: write requests=60/minute or tokens=20000/minute"),
+        (["--limit", "usd=1/day"], "usd is a budget: give it as --budget usd=20/day"),
+        (["--budget", "usd=1/minute"], "'minute' is no period of usd: write one of hour, day"),
+        (["--budget", "usd=1/day,strict,mid_stream=cut"], "strict or mid_stream=cut, not both"),
+    ],
+)
+@pytest.mark.parametrize("command", [("create", "--org", "acme"), ("update", "3fQ9xW2LbT0c")])
+def test_a_rule_that_is_none_is_a_usage_error(
+    command: tuple[str, ...], options: list[str], words: str
+) -> None:
+    done = keys(*command, *options)
+
+    assert done.exit_code == 2
+    assert words in " ".join(done.stderr.replace("│", " ").split())
+    assert done.stdout == ""
+    assert not Path("state").exists()
+
+
+@pytest.mark.parametrize(
+    ("rule", "note"),
+    [
+        (["--limit", "concurrent=1,model=gpt-4,at_limit=model:house"], None),
+        (["--limit", "concurrent=1,model=de*"], None),
+        (["--limit", "concurrent=1,model=gpt-4"], None),
+        (
+            ["--budget", "usd=1/day,at_limit=model:small"],
+            "note: no model in router.toml serves 'small', the at_limit of usd/day\n",
+        ),
+        (
+            ["--limit", "concurrent=1,model=claude"],
+            "note: no model in router.toml serves 'claude': concurrent/claude counts nothing\n",
+        ),
+        (
+            ["--limit", "concurrent=1,model=claude*"],
+            "note: no model in router.toml is covered by 'claude*': concurrent/claude* counts"
+            " nothing\n",
+        ),
+        (
+            ["--limit", "concurrent=1,model=house"],
+            "note: 'house' is an alias, whose calls are counted as 'demo': concurrent/house counts"
+            " nothing\n",
+        ),
+    ],
+)
+def test_a_word_is_said_about_models_that_the_file_does_not_serve(
+    rule: list[str], note: str | None
+) -> None:
+    Path("router.toml").write_text(
+        FILE.replace('[models."demo"]', '[models."gpt-*"]\n'
+        'deployments = [{ upstream = "demo" }]\n[models."demo"]\naliases = ["house"]')
+    )  # fmt: skip
+
+    made = keys("create", "--org", "acme", "--json", *rule)
+    changed = keys("update", msgspec.json.decode(made.stdout)["id"], *rule)
+
+    assert made.exit_code == changed.exit_code == 0
+    assert made.stderr == changed.stderr == (note or "")
+
+
+# ---- update -----------------------------------------------------------------------------------
+
+
+def test_an_update_replaces_what_it_names_and_shows_the_key() -> None:
+    view = created(
+        "--name", "ci", "--expires", "90d", "--limit", "requests=60/minute",
+        "--limit", "concurrent=5", "--budget", "usd=20/day",
+    )  # fmt: skip
+
+    done = keys(
+        "update", view["id"], "--limit", "requests=100/minute", "--budget", "usd=1/hour",
+        "--remove", "usd/day", "--name", "night", "--models", "demo,a*", "--models", "b",
+    )  # fmt: skip
+
+    assert done.exit_code == 0
+    assert done.stderr == ""
+    assert done.stdout == keys("show", view["id"]).stdout
+    shown = msgspec.json.decode(keys("show", view["id"], "--json").stdout)
+    del view["key"]
+    assert shown == {
+        **view,
+        "limits": ["requests=100/minute", "concurrent=5"],
+        "budgets": ["usd=1/hour"],
+        "name": "night",
+        "models": ["demo", "a*", "b"],
+    }
+
+
+def test_what_show_prints_of_a_rule_removes_it() -> None:
+    key_id = created("--limit", "concurrent=5,model=demo", "--limit", "concurrent=9")["id"]
+    (line,) = re.findall(r"^limits +(.*)$", keys("show", key_id).stdout, re.MULTILINE)
+
+    done = keys("update", key_id, "--remove", line.split()[0], "--json")
+
+    assert msgspec.json.decode(done.stdout)["limits"] == ["concurrent=9"]
+
+
+def test_a_key_can_be_made_to_live_for_another_time_or_for_ever() -> None:
+    key_id = key_of_long_ago()
+
+    longer = msgspec.json.decode(keys("update", key_id, "--expires", "2d", "--json").stdout)
+    never = msgspec.json.decode(keys("update", key_id, "--expires", "never", "--json").stdout)
+
+    assert longer["status"] == never["status"] == "active"
+    assert at(longer["expires_at"]) > at(longer["created_at"]) + datetime.timedelta(days=2)
+    assert never["expires_at"] is None
+
+
+def test_an_update_without_a_change_is_refused() -> None:
+    done = keys("update", created()["id"])
+
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("llmrouter: nothing to change was given; give a limit, a budget")
+
+
+def test_an_update_of_a_revoked_key_is_refused() -> None:
+    key_id = created()["id"]
+    keys("revoke", key_id)
+
+    done = keys("update", key_id, "--name", "x")
+
+    assert done.exit_code == 1
+    assert f"llmrouter: the key {key_id} was revoked at " in done.stderr
+
+
+def test_a_rule_that_the_key_does_not_have_is_named_with_those_that_it_has() -> None:
+    key_id = created("--limit", "concurrent=5", "--budget", "usd=20/day,model=demo")["id"]
+
+    done = keys("update", key_id, "--remove", "usd/day", "--name", "x")
+
+    assert done.exit_code == 1
+    assert done.stderr == (
+        "llmrouter: the key has no limit or budget 'usd/day'; it has concurrent, usd/day/demo\n"
+    )
+    assert msgspec.json.decode(keys("show", key_id, "--json").stdout)["name"] is None
+
+
+@pytest.mark.parametrize("text", ["", "90", "Never", "0d", "tomorrow"])
+def test_an_expiry_that_is_none_is_a_usage_error(text: str) -> None:
+    done = keys("update", "3fQ9xW2LbT0c", "--expires", text)
+
+    assert done.exit_code == 2
+    assert "is not a duration" in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_never_is_no_lifetime_of_a_new_key() -> None:
+    """One that never expires is what `create` makes without `--expires`."""
+    assert keys("create", "--org", "acme", "--expires", "never").exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["create", "update"])
+def test_help_shows_an_example_with_a_limit(command: str) -> None:
+    done = keys(command, "--help")
+
+    assert f"Example: llmrouter keys {command}" in done.stdout
+    assert re.search(r"--limit\s+requests=", done.stdout)
+
+
 # ---- list, show, revoke -----------------------------------------------------------------------
 
 
@@ -201,7 +384,8 @@ def test_every_key_is_a_row_oldest_first_whatever_the_width() -> None:
 
     head, *rows = done.stdout.splitlines()
     assert head.split() == [
-        "id", "org", "team", "user", "name", "models", "created_at", "expires_at", "status",
+        "id", "org", "team", "user", "name", "models", "limits", "budgets",
+        "created_at", "expires_at", "status",
     ]  # fmt: skip
     assert len(rows) == 3
     assert rows[0].split()[0] == old
@@ -242,6 +426,8 @@ def test_one_key_is_shown_field_by_field() -> None:
         "user        ada\n"
         "name        -\n"
         "models      demo gpt-4o*\n"
+        "limits      -\n"
+        "budgets     -\n"
         f"created_at  {view['created_at']}\n"
         "expires_at  -\n"
         "revoked_at  -\n"
@@ -263,9 +449,9 @@ def test_a_revoked_key_is_shown_as_such_each_time() -> None:
     assert f"revoked_at  {revoked_at}\n" in first.stdout
 
 
-@pytest.mark.parametrize("command", ["show", "revoke"])
-def test_an_id_that_no_key_has_is_refused(command: str) -> None:
-    done = keys(command, "3fQ9xW2LbT0c")
+@pytest.mark.parametrize("command", [("show",), ("revoke",), ("update", "--name", "x")])
+def test_an_id_that_no_key_has_is_refused(command: tuple[str, ...]) -> None:
+    done = keys(*command, "3fQ9xW2LbT0c")
 
     assert done.exit_code == 1
     assert done.stdout == ""
@@ -274,7 +460,7 @@ def test_an_id_that_no_key_has_is_refused(command: str) -> None:
     )
 
 
-@pytest.mark.parametrize("command", ["show", "revoke"])
+@pytest.mark.parametrize("command", ["show", "revoke", "update"])
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_whole_key_is_not_taken_for_an_id_nor_repeated(command: str, as_json: bool) -> None:
     view = created()
@@ -308,12 +494,17 @@ def test_no_part_of_a_key_is_kept_but_its_id_and_digest() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("list",), ("create", "--org", "acme"), ("show", "x"), ("revoke", "x")], ids=str
+    "arguments",
+    [
+        *(("list",), ("create", "--org", "acme"), ("show", "x"), ("revoke", "x")),
+        ("update", "x", "--name", "y"),
+    ],
+    ids=str,
 )
 def test_a_state_that_cannot_be_used_is_told(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keydesk, "_HANDOVER_S", 0.05)
+    monkeypatch.setattr(administer, "_HANDOVER_S", 0.05)
     with open_state(Path("state")):
         done = keys(*arguments)
 
@@ -340,7 +531,9 @@ def test_what_is_printed_is_the_same_with_the_daemon_up_or_down(tmp_path: Path) 
         for models in ("demo", "demo-*")
     ]
     key_id = msgspec.json.decode(made[0].stdout)["id"]
-    questions = [("list",), ("show", key_id), ("revoke", "nobody")]
+    update = ("update", key_id, "--limit", "requests=60/minute,model=demo")
+    questions = [("list",), ("show", key_id), ("revoke", "nobody"), update]
+    run("keys", *update, "--config", config)
 
     def answers() -> list[tuple[int, str, str]]:
         done = [run("keys", *question, "--config", config) for question in questions]
@@ -351,7 +544,7 @@ def test_what_is_printed_is_the_same_with_the_daemon_up_or_down(tmp_path: Path) 
         up = answers()
 
     assert up == down
-    assert [status for status, _, _ in up] == [0, 0, 1]
+    assert [status for status, _, _ in up] == [0, 0, 1, 0]
 
 
 def said(*arguments: str | bytes, stdout: int | IO[bytes] = subprocess.PIPE) -> tuple[int, str]:
@@ -368,7 +561,12 @@ def said(*arguments: str | bytes, stdout: int | IO[bytes] = subprocess.PIPE) -> 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize(
-    "arguments", [("create", "--org", b"\xff"), ("show", b"\xff"), ("revoke", b"\xff")], ids=str
+    "arguments",
+    [
+        *(("create", "--org", b"\xff"), ("show", b"\xff"), ("revoke", b"\xff")),
+        ("update", "3fQ9xW2LbT0c", "--remove", b"\xff"),
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("up", [False, True], ids=["down", "up"])
 def test_an_argument_that_is_no_text_is_refused_in_words(

@@ -14,8 +14,9 @@ from llmrouter.cli.main import app
 def commands(group: object, *above: str) -> Iterator[tuple[str, ...]]:
     """Every command that does something, by its words."""
     below = getattr(group, "commands", None)
-    if below is None:
+    if below is None or getattr(group, "invoke_without_command", False):
         yield above
+    if below is None:
         return
     for name, command in below.items():
         yield from commands(command, *above, name)
@@ -30,7 +31,8 @@ def run(*arguments: str, **environ: str) -> Result:
 
 def test_these_are_the_commands() -> None:
     assert sorted(map(" ".join, COMMANDS)) == [
-        "check", "demo", "keys create", "keys list", "keys revoke", "keys show", "serve",
+        "check", "demo", "events", "keys create", "keys list", "keys revoke", "keys show",
+        "keys update", "orgs list", "orgs show", "serve", "usage", "usage reconcile",
     ]  # fmt: skip
 
 
@@ -54,7 +56,9 @@ def test_every_option_and_argument_says_what_it_is_for(words: tuple[str, ...]) -
     assert undocumented == []
 
 
-@pytest.mark.parametrize("words", [(), ("keys",)], ids=["llmrouter", "llmrouter keys"])
+@pytest.mark.parametrize(
+    "words", [(), ("keys",), ("orgs",)], ids=["llmrouter", "llmrouter keys", "llmrouter orgs"]
+)
 def test_a_group_alone_shows_what_there_is(words: tuple[str, ...]) -> None:
     done = run(*words)
 
@@ -67,7 +71,8 @@ def test_a_group_alone_shows_what_there_is(words: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     "words",
     [("fly",), ("keys", "fly"), ("serve", "--fly"), ("keys", "show"), ("keys", "create"),
-     ("keys", "create", "--org"), ("keys", "show", "one", "two"), ("demo", "--port", "high")],
+     ("keys", "create", "--org"), ("keys", "show", "one", "two"), ("orgs", "show"),
+     ("demo", "--port", "high")],
     ids=" ".join,
 )  # fmt: skip
 def test_what_cannot_be_understood_is_a_usage_error(words: tuple[str, ...]) -> None:

@@ -7,8 +7,8 @@ from llmrouter.cli.options import refusals
 from llmrouter.config.problems import ConfigError, Problem
 from llmrouter.daemon.control import ControlError
 from llmrouter.daemon.listeners import ListenError
+from llmrouter.daemon.opening import StartError
 from llmrouter.daemon.state import StateBusy, StateError
-from llmrouter.daemon.supervisor import StartError
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,18 @@ BAD: dict[str, tuple[str, tuple[str, ...]]] = {
     "a concurrency limit with a time": (org("limits = [{ concurrent = 2, per = 'day' }]"), ("orgs.acme.limits[0].per: means nothing beside concurrent (value 'day'); remove it",)),
     "an unknown way out of a budget": (org("budgets = [{ usd = 1, per = 'day', at_limit = 'rejct' }]"), ("orgs.acme.budgets[0].at_limit: must be 'reject', 'queue' or 'model:NAME' (value 'rejct'); did you mean 'reject'?",)),
     "an issuer that is no URL": (OK + "[auth.oidc.corp]\nissuer = 'corp'\naudience = 'a'", ('auth.oidc.corp.issuer: is no issuer; write the https URL that stands as "iss" in its JWTs',)),
+    "a burst beside concurrency": (org("limits = [{ concurrent = 2, burst = 3 }]"), ("orgs.acme.limits[0].burst: means nothing beside concurrent (value 3); remove it",)),
+    "a burst of nothing": (org("limits = [{ tokens = 2, per = 'day', burst = 0 }]"), ("orgs.acme.limits[0].burst: must be a whole number from 1 up to 1000000000000000 (value 0)",)),
+    "a wait where nothing waits": (org("limits = [{ concurrent = 2, wait = 5 }]"), ('orgs.acme.limits[0].wait: means nothing without at_limit = "queue" (value 5); remove it',)),
+    "an unknown way out of a limit": (org("limits = [{ concurrent = 2, at_limit = 'que' }]"), ("orgs.acme.limits[0].at_limit: must be 'reject', 'queue' or 'model:NAME' (value 'que'); did you mean 'queue'?",)),
+    "two limits that count the same": (org("limits = [{ concurrent = 2 }, { concurrent = 3 }]"), ("orgs.acme.limits[1]: counts the same as orgs.acme.limits[0]; keep one",)),
+    "a budget in parts of a nano-USD": (org("budgets = [{ usd = 0.0000000001, per = 'day' }]"), ("orgs.acme.budgets[0].usd: has more than 9 decimals (value 1e-10); round it",)),
+    "a strict budget that cuts": (org("budgets = [{ usd = 1, per = 'day', strict = true, mid_stream = 'cut' }]"), ("orgs.acme.budgets[0].mid_stream: means nothing beside strict, which lets no stream overshoot; keep one",)),
+    "an unknown end of streams": (org("budgets = [{ usd = 1, per = 'day', mid_stream = 'stop' }]"), ("orgs.acme.budgets[0].mid_stream: must be one of 'cut', 'finish' (value 'stop')",)),
+    "a strict that is no boolean": (org("budgets = [{ usd = 1, per = 'day', strict = 1 }]"), ("orgs.acme.budgets[0].strict: must be true or false (value 1)",)),
+    "an unknown way with unpriced models": (org("unpriced = 'free'"), ("orgs.acme.unpriced: must be one of 'refuse', 'warn' (value 'free'); did you mean 'refuse'?",)),
+    "a wait for holds below zero": (OK + "[quotas]\nhold_wait = -1\n", ("quotas.hold_wait: must be a number from 0 up to 86400 (value -1)",)),
+    "a value where tables of users belong": (org("users = ['ann']"), ('orgs.acme.users: must be one table for each user, such as [orgs.acme.users."ann@example.com"] (value a list with entries)',)),
     # References
     "a deployment at an unknown upstream": (DEMO + "[models.x]\ndeployments = [{ upstream = 'demo' }, { upstream = 'dmeo' }]", ("models.\"x\".deployments[1].upstream: no upstream is called 'dmeo'; define it as [upstreams.dmeo]; did you mean 'demo'?",)),
     "a deployment where no upstream is near": (DEMO + "[models.x]\ndeployments = [{ upstream = 'zzz' }]", ("models.\"x\".deployments[0].upstream: no upstream is called 'zzz'; define it as [upstreams.zzz]; the file has 'demo'",)),
@@ -214,6 +226,13 @@ BAD: dict[str, tuple[str, tuple[str, ...]]] = {
     "an org with a pattern that has two stars in a row": (org("models = ['gpt**']"), ("orgs.acme.models[0]: 'gpt**' has ** in it, which means the same as *; write one",)),
     "a limit on an unknown model": (org("limits = [{ requests = 1, per = 'day', model = 'x' }]"), ("orgs.acme.limits[0].model: no model is called 'x'; define it as [models.\"x\"]; the file has 'gpt-4o'",)),
     "a budget that ends at an unknown model": (org("budgets = [{ usd = 1, per = 'day', at_limit = 'model:x' }]"), ("orgs.acme.budgets[0].at_limit: no model is called 'x'; define it as [models.\"x\"]; the file has 'gpt-4o'",)),
+    "a budget on an unknown model": (org("budgets = [{ usd = 1, per = 'day', model = 'x' }]"), ("orgs.acme.budgets[0].model: no model is called 'x'; define it as [models.\"x\"]; the file has 'gpt-4o'",)),
+    "a user's limit on no model name": (OK + "[orgs.acme.users.ann]\nlimits = [{ concurrent = 1, model = 'a b*' }]", (f"orgs.acme.users.ann.limits[0].model: 'a b*' is not a model name; {_MODEL_RULE}",)),
+    "a limit that ends at the model it is for": (org("limits = [{ concurrent = 1, model = 'gpt-*', at_limit = 'model:gpt-4o' }]"), ("orgs.acme.limits[0].at_limit: 'gpt-4o' is covered by the model 'gpt-*' of this rule, which would refuse it again; name one that is not",)),
+    "a limit that ends at a model of others": (
+        model("[models.b]", "deployments = [{ upstream = 'demo' }]", "[orgs.acme]", "models = ['gpt-4o']", "limits = [{ concurrent = 1, at_limit = 'model:b' }]"),
+        ("orgs.acme.limits[0].at_limit: 'b' is not among the models that may be used here; add it to models",),
+    ),
     "a tls file that is not there": (server("tls = { cert = '/none/a.crt', key = '/none/a.key' }"), (
         "server.tls.cert: no such file: /none/a.crt; relative paths start beside router.toml",
         "server.tls.key: no such file: /none/a.key; relative paths start beside router.toml",
@@ -235,6 +254,7 @@ BAD: dict[str, tuple[str, tuple[str, ...]]] = {
     "an alias with a comma": (model("aliases = ['a,b']"), (f"models.\"gpt-4o\".aliases[0]: 'a,b' is not a model name; {_MODEL_RULE}",)),
     "models that differ by case": (model("[models.'GPT-4o']", "deployments = [{ upstream = 'demo' }]"), ("models.\"GPT-4o\": 'GPT-4o' differs from 'gpt-4o' only by case; rename one",)),
     "an org name with a space": (OK + '[orgs."a b"]', ('orgs."a b": is not a name; use letters, digits and . _ - only, at most 64 of them',)),
+    "a user with a slash": (OK + '[orgs.acme.users."a/b"]', ('orgs.acme.users."a/b": is not the name of a user; write 1 to 128 printable characters, without / and without spaces at either end, or "*" for each user without a table of its own',)),
     "orgs that differ by case": (OK + "[orgs.acme]\n[orgs.Acme]", ("orgs.Acme: differs from 'acme' only by case, so people mix them up; rename one",)),
 }
 

@@ -12,6 +12,7 @@ from llmrouter.config.credentials import credentials
 from llmrouter.config.effective import effective, effective_toml
 from llmrouter.config.load import load
 from llmrouter.config.schema import (
+    Budget,
     Config,
     Credential,
     Deployment,
@@ -25,6 +26,7 @@ from llmrouter.config.schema import (
     Settings,
     Team,
     Upstream,
+    User,
 )
 from tests.config.files import DESIGN, OK
 
@@ -89,12 +91,8 @@ _UPSTREAMS = st.builds(
     concurrent=st.none() | st.integers(1, 1_000),
     health=st.none() | st.builds(Health, path=st.just("/models"), every=_SECONDS),
 )
-_PRICES = st.builds(
-    Price,
-    input=st.floats(0, 100),
-    cached_input=st.none() | st.floats(0, 100),
-    output=st.floats(0, 100),
-)
+_USD = st.integers(1, 10**12).map(lambda nano: nano / 10**9)
+_PRICES = st.builds(Price, input=_USD, cached_input=st.none() | _USD, output=_USD)
 _MODELS = st.builds(
     Model,
     deployments=st.builds(
@@ -105,12 +103,20 @@ _MODELS = st.builds(
     price=st.none() | _PRICES,
     retry=st.builds(Retry, attempts=st.integers(1, 10), budget=st.floats(0, 1)),
 )
-_LIMITS = st.tuples(st.builds(Limit, tokens=st.integers(1, 10**15), per=st.just("day")))
+_TOKENS = st.integers(1, 10**15)
+_LIMITS = st.tuples(st.builds(Limit, tokens=_TOKENS, per=st.just("day"), burst=st.none() | _TOKENS))
+_BUDGETS = st.tuples(
+    st.builds(Budget, usd=_USD, per=st.just("day"), strict=st.booleans()),
+    st.builds(Budget, usd=_USD, per=st.just("week"), at_limit=st.just("queue"), wait=_SECONDS),
+)
+_USERS = st.builds(User, limits=st.just(()) | _LIMITS, budgets=st.just(()) | _BUDGETS)
 _ORGS = st.builds(
     Org,
     limits=st.just(()) | _LIMITS,
     weight=st.integers(1, 1_000),
+    unpriced=st.sampled_from(["refuse", "warn"]),
     teams=st.dictionaries(_NAMES.map(str.lower), st.builds(Team, limits=_LIMITS), max_size=2),
+    users=st.dictionaries(st.sampled_from(["*", "Ann", "ann@x.org", "ä ö"]), _USERS, max_size=2),
 )
 
 

@@ -16,6 +16,7 @@ class Leaf(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     path: Annotated[str, Meta(min_length=1, max_length=3)]
     every: Annotated[float, Meta(gt=0, le=9)] = 1.0
     kind: Literal["a", "b"] = "a"
+    strict: bool = False
 
 
 class Tree(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,6 +44,10 @@ def findings(raw: object) -> list[str]:
         ({"number": 10}, ["number: must be a whole number from 0 up to 9 (value 10)"]),
         ({"leaf": 5}, ["leaf: must be a table (value 5)"]),
         ({"leaf": {}}, ['leaf.path: is required, but missing; add path = "/models"']),
+        (
+            {"leaf": {"path": "x", "strict": 1}},
+            ["leaf.strict: must be true or false (value 1)"],
+        ),
         ({"rows": {"path": "x"}}, ["rows: must be a list (value a table)"]),
         (
             {"rows": [{"path": "x"}, {"path": "x", "every": 0}]},
@@ -74,7 +79,9 @@ _SCALARS = (
     | st.floats(-1, 12)
     | st.sampled_from(["", "a", "b", "abcd"])
 )
-_LEAVES = st.dictionaries(st.sampled_from(["path", "every", "kind", "x"]), _SCALARS) | _SCALARS
+_LEAVES = (
+    st.dictionaries(st.sampled_from(["path", "every", "kind", "strict", "x"]), _SCALARS) | _SCALARS
+)
 _TREES = st.fixed_dictionaries(
     {},
     optional={

@@ -6,15 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmrouter.access.issued import KeyTerms
 from llmrouter.access.patterns import ModelPatterns
 from llmrouter.config.names import (
     aliases,
+    counted_as,
     find_model,
+    is_user_name,
     matches,
     model_name_problem,
     name_findings,
 )
-from llmrouter.config.schema import Deployment, Model, Settings
+from llmrouter.config.schema import Deployment, Model, Org, Settings, User
 from llmrouter.contracts.patterns import is_pattern
 
 AT_DEMO = (Deployment(upstream="demo"),)
@@ -76,6 +79,18 @@ def test_finds_nothing_where_nothing_serves_the_name() -> None:
     assert find_model({"gpt-*": Model(deployments=AT_DEMO)}, "claude") is None
 
 
+@pytest.mark.parametrize(
+    ("name", "counted"),
+    [("gpt-4o", "gpt-4o"), ("best", "gpt-4o"), ("gpt-4.1", "gpt-4.1"), ("gpt-4*", "gpt-4*")],
+)
+def test_calls_count_under_the_own_name_of_their_model(name: str, counted: str) -> None:
+    assert counted_as(MODELS, name) == counted
+
+
+def test_a_name_that_nothing_serves_counts_as_it_is() -> None:
+    assert counted_as({}, "claude") == "claude"
+
+
 def test_lists_aliases_and_patterns() -> None:
     assert aliases(MODELS) == {"gpt-4o-latest": "gpt-4o", "best": "gpt-4o"}
     assert [name for name in MODELS if not is_pattern(name)] == ["gpt-4o"]
@@ -98,3 +113,20 @@ def test_what_is_no_model_name_is_told(name: str) -> None:
 def test_no_name_is_taken_here_that_a_policy_refuses(name: str) -> None:
     if not model_name_problem(name):
         assert ModelPatterns((name,)).texts == (name,)
+
+
+@given(name=st.text(max_size=130) | st.text("a /@*\n", max_size=4))
+def test_users_are_named_here_as_in_keys(name: str) -> None:
+    try:
+        in_key = KeyTerms(org="acme", user=name).user
+    except ValueError:
+        in_key = None
+
+    assert is_user_name(name) is (in_key == name)
+
+
+def test_users_that_differ_by_case_are_two() -> None:
+    """Keys and identity providers tell them apart, and a table may be needed for each."""
+    settings = Settings(orgs={"acme": Org(users={"Ann@x.org": User(), "ann@x.org": User()})})
+
+    assert list(name_findings(settings)) == []

@@ -30,17 +30,12 @@ def test_names_every_key_of_the_design_that_has_no_effect_yet() -> None:
 
     assert noted(DESIGN) == [
         "server.admin_listen: has no effect yet: nothing listens there",
-        "server.limits.queued: has no effect yet: a call that finds no room is refused at once",
         "upstreams.openai.concurrent: has no effect yet: calls to an upstream are not counted",
         "upstreams.openai.health: has no effect yet: upstreams are not probed",
         'models."gpt-4o".fallbacks: has no effect yet: no other model is tried',
-        'models."gpt-4o".price: has no effect yet: calls are not priced',
         'models."gpt-4o".retry: has no effect yet: its figures are not used',
-        "orgs.acme.limits: has no effect yet: rates and concurrency are not limited",
-        "orgs.acme.budgets: has no effect yet: spending is not limited",
         "orgs.acme.weight: has no effect yet: all orgs are treated alike",
         "orgs.acme.priority: has no effect yet: all calls are treated alike",
-        "orgs.acme.teams.research.limits: has no effect yet: rates and concurrency are not limited",
         "auth: has no effect yet: only our own keys are accepted",
         "upstreams.claude.dialect: the dialect 'anthropic' is not served yet; no model can use it",
         "upstreams.demo: no model uses this upstream",
@@ -122,6 +117,16 @@ def test_a_credential_file_that_is_missing_is_left_to_credentials() -> None:
 def test_notes_patterns_of_teams_that_cover_nothing() -> None:
     assert noted(DEMO + MODEL + '[orgs.acme.teams.a]\nmodels = ["gpt-*", "zzz-*"]\n') == [
         "orgs.acme.teams.a.models[1]: 'zzz-*' covers no model of this file"
+    ]
+
+
+def test_notes_limits_and_budgets_too() -> None:
+    assert noted(
+        OK + '[orgs.acme.users."*@x.org"]\nlimits = [{ concurrent = 1, model = "x*" }]\n'
+    ) == [
+        'orgs.acme.users."*@x.org": is no pattern: only "*" itself stands for other users',
+        'orgs.acme.users."*@x.org".limits[0].model: '
+        "'x*' covers no model of this file (aliases do not count)",
     ]
 
 

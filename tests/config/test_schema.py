@@ -8,7 +8,19 @@ import msgspec
 import pytest
 
 from llmrouter.config import schema
-from llmrouter.config.schema import Config, Model, Org, Server, Upstream, UpstreamTimeouts
+from llmrouter.config.schema import (
+    Books,
+    Budget,
+    Config,
+    Drain,
+    Limit,
+    Model,
+    Org,
+    Quotas,
+    Server,
+    Upstream,
+    UpstreamTimeouts,
+)
 
 
 def _undocumented(structs: list[ast.ClassDef]) -> list[str]:
@@ -58,9 +70,17 @@ def test_defaults_are_those_of_the_design() -> None:
     assert (limits.inflight, limits.queued, limits.buffered_bytes) == (4_000, 2_000, 536_870_912)
     assert (timeouts.head, timeouts.body, timeouts.idle, timeouts.drain) == (10, 60, 75, 30)
     assert UpstreamTimeouts() == UpstreamTimeouts(connect=5, first_token=60, idle=30, total=600)
-    assert Upstream(url="builtin:demo").dialect == "openai"
+    upstream = Upstream(url="builtin:demo")
+    assert upstream.dialect == "openai"
+    assert upstream.drain_after_disconnect == Drain(seconds=5, bytes=65_536)
     assert Model(deployments=()).strategy == "weighted"
-    assert Org().models == ("*",)
+    assert (Org().models, Org().unpriced) == (("*",), "refuse")
+    assert Quotas().hold_wait == 2
+    assert Books() == Books(keep_days=400, on_disk_full="refuse")
+    limit, budget = Limit(), Budget(usd=1, per="day")
+    assert (limit.burst, limit.at_limit, limit.wait) == (None, "reject", 10)
+    assert (budget.model, budget.at_limit, budget.wait) == (None, "reject", 10)
+    assert (budget.strict, budget.mid_stream) == (False, "finish")
 
 
 def test_configs_are_equal_when_they_would_run_the_same() -> None:

@@ -177,7 +177,7 @@ def listening(daemon: Daemon) -> bool:
     connection = daemon.connection()
     try:
         connection.connect()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):  # reset: closed in that moment
         return False
     finally:
         connection.close()

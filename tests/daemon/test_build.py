@@ -1,6 +1,7 @@
 """The composition root: every setting that is served arrives where it works."""
 
 import asyncio
+import errno
 import os
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -16,18 +17,26 @@ from hypothesis import strategies as st
 from llmrouter.access.issued import KeyTerms
 from llmrouter.access.key import KeyDigest
 from llmrouter.access.keybook import KeyBook
+from llmrouter.access.ruletext import parse_limit
 from llmrouter.config.schema import Settings
 from llmrouter.daemon import build, unix
 from llmrouter.daemon.channel import Start
+from llmrouter.daemon.clock import SteadyClock
+from llmrouter.daemon.rules import prices, rules
 from llmrouter.gateway.exchange import Exchange
 from llmrouter.http1.deadlines import Deadlines
 from llmrouter.http1.server import Server, ServerSettings
-from llmrouter.metering.journal import Journal, JournalFiles, journal_paths
+from llmrouter.metering.journal import Journal, JournalFiles, Write, journal_paths
+from llmrouter.metering.prices import PriceTable
 from llmrouter.metering.records import Header
 from llmrouter.metering.replay import pair
+from llmrouter.quota.desk import DeskTerms
 from llmrouter.stores.memory import MemoryStore
+from tests.support.gateway import Pause
+from tests.support.leaks import Failures
+from tests.support.ledger import Node
 from tests.support.raw import Response, connected
-from tests.support.upstream import Play, ScriptedUpstream, Stall, answer, scripted
+from tests.support.upstream import Play, ScriptedUpstream, Stall, Wait, answer, scripted
 from tests.support.waiting import until
 
 NOW_S = 1_700_000_000
@@ -51,7 +60,11 @@ def settings(url: str, tables: Tables) -> Settings:
 
 
 def start(
-    *, workers: int = 1, secrets: dict[str, str] | None = None, demo: str | None = None
+    wanted: Settings | None = None,
+    *,
+    workers: int = 1,
+    secrets: dict[str, str] | None = None,
+    demo: str | None = None,
 ) -> Start:
     return Start(
         worker=0,
@@ -64,6 +77,10 @@ def start(
         listener_fds=[],
         demo_path=demo,
         started_at_s=NOW_S,
+        boot="b",
+        rules=0,
+        prices=PriceTable() if wanted is None else PriceTable(explicit=prices(wanted)),
+        clock_offset_ms=SteadyClock().offset_ms,
     )
 
 
@@ -118,21 +135,27 @@ async def built(
     *plays: Play,
     workers: int = 1,
     secrets: dict[str, str] | None = None,
+    write: Write = os.write,
 ) -> AsyncIterator[Built]:
     """Build what a worker serves, and serve it."""
     loop = asyncio.get_running_loop()
     async with scripted(*(plays or [ANSWERS])) as upstream:
-        said = start(workers=workers, secrets=secrets)
-        files = JournalFiles(directory / "journal", Header(worker="0", boot="b", pid=1))
+        wanted = settings(upstream.url + "/v1", tables)
+        said = start(wanted, workers=workers, secrets=secrets)
+        header = Header(worker="0", boot="b", pid=1)
+        files = JournalFiles(directory / "journal", header, write=write)
         journal = Journal(files, call_soon=loop.call_soon, call_later=loop.call_later)
         ring = build.keyring(said)
-        wanted = settings(upstream.url + "/v1", tables)
-        gateway = build.gateway(wanted, said, ring, journal, _log_nothing)
+        terms = DeskTerms(hold_wait_ms=0, waiting_max=0)
+        node = Node(rules(wanted), journal, directory / "journal", terms)
+        quota = build.Quota(node.leases, node.denials)
+        gateway = build.gateway(wanted, said, ring, journal, quota, _log_nothing)
         found = Built(upstream, build.server(wanted, said, gateway), directory)
 
         def issue(**terms: Any) -> str:
             key, text = found.book.create(KeyTerms(**{"org": "acme", **terms}), NOW_S)
             ring.apply([key])
+            build.apply_rules(node.rulebook, wanted, [key])
             return text
 
         found.issue = issue
@@ -144,8 +167,10 @@ async def built(
             listener.close()
             found.server.abort()
             await found.server.emptied()
-            await asyncio.sleep(0)
+            await until(node.is_quiet, "somebody waits for the ledger")
+            node.rest()
             journal.close()
+            node.tail.close()
             close_upstreams(gateway)
 
 
@@ -256,12 +281,65 @@ async def test_the_time_outs_of_each_upstream_are_its_own(tmp_path: Path) -> Non
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("table", "estimated"),
+    [({}, False), ({"seconds": 0}, True), ({"seconds": 60, "bytes": 10}, True)],
+    ids=["usual", "off", "few-bytes"],
+)
+async def test_an_answer_whose_client_left_is_read_on_as_its_upstream_wants(
+    tmp_path: Path, table: dict[str, int], estimated: bool
+) -> None:
+    go_on = asyncio.Event()
+    play: Play = (Wait(go_on), answer(CHAT)[:-1], Wait(Pause()), answer(CHAT)[-1:])
+    async with scripted(play) as slow:
+        tables = {"upstreams": {"up": {"url": slow.url, "drain_after_disconnect": table}}}
+        async with built(tmp_path, tables) as found:
+            async with connected(found.address) as client:
+                await client.send(found.request(found.issue(), "m"))
+                await until(lambda: len(slow.seen) == 1, "nothing was asked")
+                client.reset()
+            await until(lambda: not found.server.connections, "the client is still there")
+            go_on.set()
+            directory = tmp_path / "journal"
+
+            def ended() -> bool:
+                return pair(journal_paths(directory)).calls[0].end is not None
+
+            await until(ended, "the call did not end")
+            (call,) = pair(journal_paths(directory)).calls
+    assert call.end is not None
+    assert (call.end.outcome, call.end.estimated) == ("client_gone", estimated)
+
+
+@pytest.mark.asyncio
 async def test_an_upstream_that_stays_silent_is_given_up_in_its_own_time(tmp_path: Path) -> None:
     async with scripted((Stall(),)) as silent:
         table = {"url": silent.url, "timeouts": {"first_token": 0.05}}
         tables = {"upstreams": {"up": table}}
         async with built(tmp_path, tables) as found:
             assert code(await found.ask(found.issue())) == "upstream_timeout"
+
+
+def full(_fd: int, _data: bytes | memoryview) -> int:
+    """A disk that takes nothing."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("table", "status"),
+    [({}, 503), ({"on_disk_full": "refuse"}, 503), ({"on_disk_full": "serve"}, 200)],
+    ids=["usual", "refuse", "serve"],
+)
+async def test_on_a_full_disk_calls_stop_or_go_on_as_is_configured(
+    tmp_path: Path, no_leaks: Failures, table: dict[str, str], status: int
+) -> None:
+    async with built(tmp_path, {"books": table}, write=full) as found:
+        assert (await found.ask(found.issue())).status == status
+    assert [line.partition("=")[0] for line in no_leaks.seen] == ["calls_unrecorded"] * (
+        status == 200
+    )
+    no_leaks.seen.clear()
 
 
 # ---- upstreams ----------------------------------------------------------------------------------
@@ -421,6 +499,61 @@ async def test_a_call_is_in_the_journal_under_its_own_id(tmp_path: Path) -> None
     assert (recorded.begin.org, recorded.begin.team) == ("acme", "research")
     assert recorded.begin.user == "ada"
     assert recorded.begin.at_ms > NOW_S * 1000  # by the calendar, not by the loop
+
+
+# ---- limits and budgets -------------------------------------------------------------------------
+
+
+LIMITED = {
+    "models": {
+        "m": {"deployments": [{"upstream": "up"}], "aliases": ["house"]},
+        "priced": {"deployments": [{"upstream": "up"}], "price": {"input": 1, "output": 2}},
+        "*": {"deployments": [{"upstream": "up"}]},
+    },
+    "orgs": {
+        "acme": {"limits": [{"requests": 1, "per": "day", "model": "house"}]},
+        "paying": {"budgets": [{"usd": 1, "per": "day"}]},
+        "careless": {"budgets": [{"usd": 1, "per": "day"}], "unpriced": "warn"},
+    },
+}
+
+
+@pytest.mark.asyncio
+async def test_the_rules_of_the_file_and_of_keys_refuse_calls(tmp_path: Path) -> None:
+    async with built(tmp_path, LIMITED) as found:
+        one, other = found.issue(), found.issue(rules=(parse_limit("requests=2/day"),))
+        codes = [(await found.ask(key, name)).status for key, name in (
+            (one, "m"), (other, "m"), (one, "house"),  # an alias counts as its model
+            (other, "priced"), (other, "x"), (other, "x"),
+        )]  # fmt: skip
+
+    assert codes == [200, 429, 429, 200, 200, 429]
+
+
+@pytest.mark.parametrize(
+    ("org", "model", "status"),
+    [("paying", "priced", 200), ("paying", "m", 402), ("careless", "m", 200), ("none", "m", 200)],
+)
+@pytest.mark.asyncio
+async def test_a_budget_takes_no_model_without_a_price_unless_its_org_says_so(
+    tmp_path: Path, org: str, model: str, status: int
+) -> None:
+    async with built(tmp_path, LIMITED) as found:
+        assert (await found.ask(found.issue(org=org), model)).status == status
+
+
+def test_a_rulebook_counts_new_rules_of_keys_from_its_generation_on() -> None:
+    wanted = settings("http://x", LIMITED)
+    book = KeyBook(MemoryStore(), KeyDigest(DIGEST_KEY))
+    key, _ = book.create(KeyTerms(org="acme", rules=(parse_limit("concurrent=5"),)), NOW_S)
+
+    made = build.rulebook(wanted, [key], 7)
+
+    applying = made.applying(org="acme", team=None, user=None, key_id=key.id, model="m")
+    assert [(found.bucket, found.since) for found in applying] == [
+        ("org/acme/requests/day/m", 0),
+        (f"key/{key.id}/concurrent", 7),
+    ]
 
 
 # ---- the rest -----------------------------------------------------------------------------------

@@ -15,12 +15,29 @@ from llmrouter.daemon.channel import (
     FRAME_BYTES_MAX,
     Applied,
     Channel,
+    Denied,
     Drain,
     Keys,
     Ready,
     Start,
     ToSupervisor,
     ToWorker,
+)
+from llmrouter.metering.prices import AnyOf, Equals, Listed, Price, PriceTable, StartsWith
+from llmrouter.quota.denials import Action, Denial
+from llmrouter.quota.messages import (
+    Amount,
+    Ask,
+    Cancel,
+    Force,
+    GiveBack,
+    Granted,
+    Reason,
+    Recall,
+    Recalled,
+    Refused,
+    Reopened,
+    Take,
 )
 from tests.support.leaks import Failures
 from tests.support.raw import RawClient
@@ -55,6 +72,14 @@ def start(*, keys: int = 2) -> Start:
         listener_fds=[7, 8],
         demo_path=None,
         started_at_s=1_700_000_000,
+        boot="b00t",
+        rules=3,
+        prices=PriceTable(
+            explicit={"m": Price(input=2, cached_input=1, output=3, reasoning=4)},
+            providers={"openai": "vendor"},
+            listed={"vendor": (Listed(AnyOf((Equals("m"), StartsWith("m-"))), None),)},
+        ),
+        clock_offset_ms=-5,
     )
 
 
@@ -85,8 +110,40 @@ async def other_end(pair: Pair) -> Channel:
     return await Channel.over(pair.theirs.dup())
 
 
-TO_WORKER: list[ToWorker] = [start(), Keys(7, [key(3)]), Keys(8, []), Drain()]
-TO_SUPERVISOR: list[ToSupervisor] = [Ready(), Applied(7)]
+DENIAL = Denial(
+    at_ms=1_700_000_000_000,
+    last_ms=1_700_000_000_001,
+    org="acme",
+    key_id="000000000001",
+    model="m",
+    action=Action.REFUSED,
+    code="insufficient_quota",
+    bucket="org/acme/usd/month",
+    limit=1 << 60,
+    balance=-5,
+    wanted=7,
+)
+TO_WORKER: list[ToWorker] = [
+    start(),
+    Keys(7, [key(3)], 1),
+    Keys(8, [], 2),
+    Drain(),
+    Granted(1, (600, 0), (-5, 1 << 60), 1_700_000_000_000),
+    Refused(2, "org/acme/usd/month", Reason.SPENT, -5, 1_700_000_000_000, None, 1_800_000_000_000),
+    Recall(3, (Amount("org/acme/requests/minute", 1),)),
+    Reopened(("key/000000000001/concurrent",)),
+]
+TO_SUPERVISOR: list[ToSupervisor] = [
+    Ready(),
+    Applied(7),
+    Denied([DENIAL]),
+    Take(1, (Ask("org/acme/requests/minute", 1, 64),), at_once=True),
+    Take(2, (Ask("org/acme/requests/minute", 0, 64),), ahead=True),
+    GiveBack((Amount("org/acme/usd/month", 1 << 60),)),
+    Force((Amount("org/acme/usd/month", 1),)),
+    Recalled(3),
+    Cancel(4),
+]
 
 
 @pytest.mark.parametrize("message", TO_WORKER, ids=lambda message: type(message).__name__)
@@ -111,9 +168,19 @@ async def test_a_message_to_the_supervisor_arrives_as_it_was_sent(
     worker.close()
 
 
+async def test_messages_sent_together_arrive_one_by_one_and_in_order(pair: Pair) -> None:
+    worker = await other_end(pair)
+
+    worker.send(*TO_SUPERVISOR)
+    worker.send()
+
+    assert [await pair.ours.to_supervisor() for _ in TO_SUPERVISOR] == TO_SUPERVISOR
+    worker.close()
+
+
 async def test_messages_arrive_in_order_and_whole_however_big(pair: Pair) -> None:
     worker = await other_end(pair)
-    sent: list[ToWorker] = [start(keys=20_000), Keys(1, [key(1)]), Drain()]  # 4 MB, then a few
+    sent: list[ToWorker] = [start(keys=20_000), Keys(1, [key(1)], 1), Drain()]  # 4 MB, then a few
 
     for message in sent:
         pair.ours.send(message)
@@ -153,7 +220,7 @@ async def test_what_is_sent_to_a_side_that_died_goes_nowhere(
     pair.theirs.close()
 
     for serial in range(20):
-        pair.ours.send(Keys(serial, []))
+        pair.ours.send(Keys(serial, [], 1))
         await asyncio.sleep(0)
 
     assert await pair.ours.to_supervisor() is None
@@ -204,7 +271,7 @@ async def test_a_frame_longer_than_any_of_ours_is_not_read(pair: Pair) -> None:
 async def test_no_way_of_showing_a_message_shows_what_is_secret(shown: object) -> None:
     """No answer, log or traceback shows a key or a credential (design, 9)."""
     assert callable(shown)
-    text = "".join(shown(message) for message in (start(), Keys(1, [key(5)])))
+    text = "".join(shown(message) for message in (start(), Keys(1, [key(5)], 1)))
 
     assert "Start" in text
     assert "Keys" in text

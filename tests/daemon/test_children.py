@@ -256,3 +256,21 @@ async def test_a_signal_to_a_child_that_is_not_there_goes_nowhere() -> None:
     child.signal(signal.SIGTERM)
 
     assert repr(child) == f"<Child worker-0 pid={child.process.pid} stopping=False>"
+
+
+LIMITS = """
+import resource
+from llmrouter.daemon.children import set_limits
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+set_limits()
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+print(soft == hard, resource.getrlimit(resource.RLIMIT_CORE)[0])
+"""
+
+
+def test_we_may_have_every_descriptor_that_we_are_allowed_and_leave_no_core() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITS], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert done.stdout == "True 0\n"

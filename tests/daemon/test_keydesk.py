@@ -1,24 +1,20 @@
-"""Keys administered: the same with the daemon up or down, and never a key where none belongs."""
+"""Keys administered: in force before it is answered, and never a key where none belongs."""
 
 import asyncio
-import contextlib
-import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any, cast
 
 import pytest
+from rich.pretty import pretty_repr
 
 from llmrouter.access.issued import IssuedKey, KeyTerms
 from llmrouter.access.key import KeyDigest
 from llmrouter.access.keybook import KeyBook
 from llmrouter.contracts.store import StoreError
-from llmrouter.daemon import keydesk
-from llmrouter.daemon.control import ControlError, ControlServer
-from llmrouter.daemon.keydesk import KeyDesk, administer, operations, steps
-from llmrouter.daemon.state import StateBusy, StateError, open_state
+from llmrouter.daemon.control import ControlError
+from llmrouter.daemon.keydesk import KeyDesk
 from llmrouter.stores.memory import MemoryStore
+from tests.daemon.offering import operations
 
 NOW_S = 1_700_000_000.0
 NOW = "2023-11-14T22:13:20Z"
@@ -32,14 +28,13 @@ def desk(*, now_s: float = NOW_S, store: MemoryStore | None = None) -> KeyDesk:
 
 
 def create(made: KeyDesk, **terms: object) -> View:
-    view, _ = made.create({"org": "acme", **terms})
-    return cast("View", view)
+    return cast("View", made.create({"org": "acme", **terms}).result)
 
 
 def test_what_is_created_is_shown_with_its_text_this_once() -> None:
     made = desk()
 
-    view, changed = made.create(
+    done = made.create(
         {
             "org": "acme",
             "team": "research",
@@ -47,10 +42,12 @@ def test_what_is_created_is_shown_with_its_text_this_once() -> None:
             "name": "ci",
             "models": ["demo", "demo-*"],
             "expires_in_s": 86_400,
+            "limits": ["requests=60/minute", "concurrent=5"],
+            "budgets": ["usd=20.50/day,strict"],
         }
     )
 
-    created = cast("View", view)
+    created = cast("View", done.result)
     text = created.pop("key")
     assert text.startswith(f"sk-lr-{created['id']}-")
     assert created == {
@@ -60,14 +57,16 @@ def test_what_is_created_is_shown_with_its_text_this_once() -> None:
         "user": "ada@example.com",
         "name": "ci",
         "models": ["demo", "demo-*"],
+        "limits": ["requests=60/minute", "concurrent=5"],
+        "budgets": ["usd=20.5/day,strict"],
         "created_at": NOW,
         "expires_at": "2023-11-15T22:13:20Z",
         "revoked_at": None,
         "status": "active",
     }
-    assert [key.id for key in changed] == [created["id"]]
-    assert made.show({"id": created["id"]}) == (created, [])
-    assert made.list({}) == ([created], [])
+    assert [key.id for key in done.keys] == [created["id"]]
+    assert made.show({"id": created["id"]}) == created
+    assert made.list({}) == [created]
 
 
 def test_the_members_of_an_answer_stand_in_an_order_that_people_can_read() -> None:
@@ -82,8 +81,11 @@ def test_no_view_but_that_of_creation_holds_any_part_of_the_secret() -> None:
 
     shown = repr([made.show({"id": created["id"]}), made.list({})])
     shown += repr(made.revoke({"id": created["id"]}))
+    again = made.create({"org": "acme"})
+    shown += repr(again) + pretty_repr(again)
+    secrets = (secret, cast("View", again.result)["key"].rpartition("-")[2])
 
-    assert secret not in shown
+    assert not [secret for secret in secrets if secret in shown]
     assert digest not in shown
 
 
@@ -91,20 +93,59 @@ def test_a_revoked_key_stays_revoked_and_keeps_its_time() -> None:
     store = MemoryStore()
     key_id = create(desk(store=store))["id"]
 
-    first, changed = desk(now_s=NOW_S + 10, store=store).revoke({"id": key_id})
-    again, _ = desk(now_s=NOW_S + 99, store=store).revoke({"id": key_id})
+    first = desk(now_s=NOW_S + 10, store=store).revoke({"id": key_id})
+    again = desk(now_s=NOW_S + 99, store=store).revoke({"id": key_id})
 
     assert first == again
-    assert cast("View", first)["status"] == "revoked"
-    assert cast("View", first)["revoked_at"] == "2023-11-14T22:13:30Z"
-    assert [key.revoked_at_s for key in changed] == [NOW_S + 10]
+    assert cast("View", first.result)["status"] == "revoked"
+    assert cast("View", first.result)["revoked_at"] == "2023-11-14T22:13:30Z"
+    assert [key.revoked_at_s for key in first.keys] == [NOW_S + 10]
+
+
+def test_an_update_changes_what_it_names_and_nothing_else() -> None:
+    store = MemoryStore()
+    made = desk(store=store)
+    created = create(made, name="ci", limits=["requests=60/minute"], budgets=["usd=20/day"])
+    del created["key"]
+
+    done = made.update(
+        {
+            "id": created["id"],
+            "limits": ["requests=100/minute", "concurrent=5"],
+            "budgets": ["usd=1/hour"],
+            "remove": ["usd/day"],
+            "models": ["demo"],
+            "expires_in_s": 60,
+        }
+    )
+
+    assert done.result == {
+        **created,
+        "limits": ["requests=100/minute", "concurrent=5"],
+        "budgets": ["usd=1/hour"],
+        "models": ["demo"],
+        "expires_at": "2023-11-14T22:14:20Z",
+    }
+    assert [key.id for key in done.keys] == [created["id"]]
+    assert desk(store=store).show({"id": created["id"]}) == done.result
+
+
+def test_an_update_tells_no_expiry_from_none_at_all() -> None:
+    made = desk()
+    key_id = create(made, expires_in_s=60)["id"]
+
+    kept = made.update({"id": key_id, "name": "x"}).result
+    never = made.update({"id": key_id, "expires_in_s": None}).result
+
+    assert cast("View", kept)["expires_at"] == "2023-11-14T22:14:20Z"
+    assert cast("View", never)["expires_at"] is None
 
 
 def test_a_key_that_expired_is_listed_as_such() -> None:
     store = MemoryStore()
     create(desk(store=store), expires_in_s=1)
 
-    views, _ = desk(now_s=NOW_S + 1, store=store).list({})
+    views = desk(now_s=NOW_S + 1, store=store).list({})
 
     assert [view["status"] for view in cast("list[View]", views)] == ["expired"]
 
@@ -113,7 +154,7 @@ def test_keys_are_listed_oldest_first() -> None:
     store = MemoryStore()
     ids = [create(desk(now_s=NOW_S + n, store=store))["id"] for n in range(5)]
 
-    views, _ = desk(store=store).list({})
+    views = desk(store=store).list({})
 
     assert [view["id"] for view in cast("list[View]", views)] == ids
 
@@ -134,6 +175,21 @@ WRONG = [
     ("keys.create", {"org": "acme", "expires_in_s": 10**12}, "at most 100 years"),
     ("keys.create", {"org": "acme", "orgs": ["x"]}, "unknown field `orgs`"),
     ("keys.create", {"org": "acme", "key": "sk-lr-x"}, "unknown field `key`"),
+    ("keys.create", {"org": "acme", "limits": ["requests=60"]}, "requests=60 has no period"),
+    ("keys.create", {"org": "acme", "limits": ["usd=1/day"]}, "usd is a budget"),
+    ("keys.create", {"org": "acme", "limits": "concurrent=1"}, "Expected `array`, got `str`"),
+    ("keys.create", {"org": "acme", "budgets": ["concurrent=1"]}, "concurrent is a limit"),
+    ("keys.create", {"org": "acme", "limits": ["concurrent=1"] * 2}, "concurrent is given 2"),
+    ("keys.create", {"org": "acme", "rules": []}, "unknown field `rules`"),
+    ("keys.update", {"name": "x"}, "missing required field `id`"),
+    ("keys.update", {"id": "3fQ9xW2LbT0c", "org": "x"}, "unknown field `org`"),
+    ("keys.update", {"id": "3fQ9xW2LbT0c", "discard": []}, "unknown field `discard`"),
+    ("keys.update", {"id": "3fQ9xW2LbT0c", "limits": ["rpm=1"]}, "'rpm=1' does not begin a rule"),
+    ("keys.update", {"id": "3fQ9xW2LbT0c", "budgets": ["usd=1"]}, "usd=1 has no period"),
+    ("keys.update", {"id": "3fQ9xW2LbT0c", "name": "a/b"}, "name 'a/b' is not a name"),
+    ("keys.update", {"id": "3fQ9xW2LbT0c", "models": ["a b"]}, "'a b' is not a model pattern"),
+    ("keys.update", {"id": "3fQ9xW2LbT0c", "expires_in_s": 0}, "expires after at least 1 s"),
+    ("keys.update", {"id": "3fQ9xW2LbT0c", "expires_in_s": "never"}, "Expected `int"),
     ("keys.show", {}, "missing required field `id`"),
     ("keys.show", {"id": 7}, "Expected `str`, got `int` - at `$.id`"),
     ("keys.show", {"id": "3fQ9xW2LbT0c", "org": "x"}, "unknown field `org`"),
@@ -160,7 +216,7 @@ async def offered(
         published.extend(keys)
         return confirmed
 
-    result = await operations(made or desk(), publish)[op](args)
+    result = await operations(keys=made or desk(), publish=publish)[op](args)
     return result, published
 
 
@@ -186,7 +242,7 @@ async def test_an_id_that_no_key_has_is_refused_in_words(op: str, key_id: str, w
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("op", ["keys.show", "keys.revoke"])
+@pytest.mark.parametrize("op", ["keys.show", "keys.revoke", "keys.update"])
 @pytest.mark.parametrize("dress", ["{}", " {}", "{}\n", "Bearer {}"])
 async def test_a_whole_key_is_neither_taken_for_its_id_nor_repeated(op: str, dress: str) -> None:
     made = desk()
@@ -198,7 +254,7 @@ async def test_a_whole_key_is_neither_taken_for_its_id_nor_repeated(op: str, dre
 
     assert "never give the key itself" in str(refused.value)
     assert key.rpartition("-")[2] not in str(refused.value)
-    view, _ = made.show({"id": created["id"]})
+    view = made.show({"id": created["id"]})
     assert cast("View", view)["status"] == "active"
 
 
@@ -228,6 +284,91 @@ async def test_a_revocation_that_a_worker_has_not_confirmed_is_no_success_but_is
     again, published = await offered("keys.revoke", {"id": key_id}, made)
     assert cast("View", again)["status"] == "revoked"
     assert [key.revoked_at_s for key in published] == [NOW_S]
+
+
+@pytest.mark.asyncio
+async def test_an_update_is_in_force_everywhere_before_it_is_answered() -> None:
+    made = desk()
+    key_id = create(made)["id"]
+
+    view, published = await offered("keys.update", {"id": key_id, "name": "new"}, made)
+
+    assert cast("View", view)["name"] == "new"
+    assert [(key.id, key.name) for key in published] == [(key_id, "new")]
+
+
+@pytest.mark.asyncio
+async def test_an_update_that_was_not_confirmed_is_kept_and_the_same_command_confirms_it() -> None:
+    """Also what took a rule off, which is gone by then."""
+    made = desk()
+    key_id = create(made, limits=["requests=60/minute"], budgets=["usd=20/day"])["id"]
+    args: Args = {"id": key_id, "limits": ["requests=100/minute"], "remove": ["usd/day"]}
+
+    for _ in range(2):
+        with pytest.raises(ControlError, match="the key is changed, but a worker has") as refused:
+            await offered("keys.update", args, made, confirmed=False)
+        assert refused.value.code == "not_confirmed"
+        assert "run the same command again" in str(refused.value)
+    view, published = await offered("keys.update", args, made)
+
+    assert cast("View", view)["limits"] == ["requests=100/minute"]
+    assert cast("View", view)["budgets"] == []
+    assert [[rule.name for rule in key.rules] for key in published] == [["requests/minute"]]
+
+
+@pytest.mark.asyncio
+async def test_once_a_removal_is_confirmed_another_one_is_a_mistake() -> None:
+    made = desk()
+    key_id = create(made, budgets=["usd=20/day"])["id"]
+    args: Args = {"id": key_id, "remove": ["usd/day"]}
+    with pytest.raises(ControlError, match="has not confirmed"):
+        await offered("keys.update", args, made, confirmed=False)
+    await offered("keys.update", args, made)
+
+    with pytest.raises(ControlError, match="no limit or budget 'usd/day'; it has none") as refused:
+        await offered("keys.update", args, made)
+
+    assert refused.value.code == "invalid_request"
+
+
+@pytest.mark.asyncio
+async def test_another_change_meanwhile_makes_an_unconfirmed_removal_a_new_one() -> None:
+    made = desk()
+    key_id = create(made, budgets=["usd=20/day"])["id"]
+    with pytest.raises(ControlError, match="has not confirmed"):
+        await offered("keys.update", {"id": key_id, "remove": ["usd/day"]}, made, confirmed=False)
+    with pytest.raises(ControlError, match="has not confirmed"):
+        await offered("keys.update", {"id": key_id, "name": "x"}, made, confirmed=False)
+
+    with pytest.raises(ControlError, match="no limit or budget 'usd/day'"):
+        await offered("keys.update", {"id": key_id, "remove": ["usd/day"]}, made)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("revoked", "args", "words"),
+    [
+        (False, {}, "nothing to change was given"),
+        (False, {"limits": [], "remove": []}, "nothing to change was given"),
+        (False, {"remove": ["usd/day"]}, "no limit or budget 'usd/day'; it has concurrent"),
+        (True, {"name": "x"}, "was revoked at 2023-11-14T22:13:20Z, and that is for good"),
+    ],
+)
+async def test_an_update_that_cannot_be_is_refused_and_changes_nothing(
+    revoked: bool, args: Args, words: str
+) -> None:
+    made = desk()
+    key_id = create(made, limits=["concurrent=5"])["id"]
+    if revoked:
+        made.revoke({"id": key_id})
+    before = made.show({"id": key_id})
+
+    with pytest.raises(ControlError) as refused:
+        await offered("keys.update", {"id": key_id, **args}, made)
+
+    assert refused.value.code == "invalid_request"
+    assert words in str(refused.value)
+    assert made.show({"id": key_id}) == before
 
 
 @pytest.mark.asyncio
@@ -262,143 +403,8 @@ async def test_a_store_that_fails_is_told_in_words() -> None:
     assert refused.value.code == "store_error"
 
 
-# ---- by the command line: through the daemon, or on the state itself --------------------------
-
-
-@asynccontextmanager
-async def daemon_of(state: Path) -> AsyncIterator[list[IssuedKey]]:
-    """What a supervisor does for keys; gives what was published to its workers."""
-    published: list[IssuedKey] = []
-
-    async def publish(keys: Iterable[IssuedKey]) -> bool:
-        published.extend(keys)
-        return True
-
-    with open_state(state) as opened:
-        book = KeyBook(opened.store, KeyDigest(opened.digest_key))
-        server = ControlServer(
-            opened.control_path, operations(KeyDesk(book, lambda: NOW_S), publish)
-        )
-        await server.open()
-        try:
-            yield published
-        finally:
-            server.close()
-
-
-@contextmanager
-def held(state: Path) -> Iterator[None]:
-    """The state, open in a process that does not answer."""
-    with open_state(state):
-        yield
-
-
-def shape(answer: object) -> object:
-    """An answer without what differs from one key, or moment, to the next."""
-    if isinstance(answer, list):
-        # Two of one second stand in any order.
-        return sorted((shape(view) for view in answer), key=repr)
-    unlike = {"id", "key", "created_at", "expires_at", "revoked_at"}
-    return {
-        name: (type(value) if name in unlike else value)
-        for name, value in cast("View", answer).items()
-    }
-
-
-def a_life(state: Path) -> list[object]:
-    """Everything that can be done with keys; the shape of each answer."""
-    created = cast(
-        "View",
-        administer(state, "keys.create", {"org": "acme", "models": ["demo"], "expires_in_s": 60}),
-    )
-    which: Args = {"id": created["id"]}
-    answers = [created, administer(state, "keys.create", {"org": "globex", "team": "x"})]
-    answers += [administer(state, op, which) for op in ("keys.show", "keys.revoke", "keys.show")]
-    answers.append(administer(state, "keys.list", {}))
-    refusals: list[object] = []
-    for op, args in (("keys.show", {"id": "x"}), ("keys.create", {}), ("keys.revoke", {})):
-        with pytest.raises(ControlError) as refused:
-            administer(state, op, cast("Args", args))
-        refusals.append((refused.value.code, str(refused.value)))
-    return [*map(shape, answers), *refusals]
-
-
-@pytest.mark.asyncio
-async def test_it_is_the_same_with_the_daemon_up_or_down(tmp_path: Path) -> None:
-    async with daemon_of(tmp_path / "up") as published:
-        up = await asyncio.to_thread(a_life, tmp_path / "up")
-    down = await asyncio.to_thread(a_life, tmp_path / "down")
-
-    assert up == down
-    assert [key.revoked_at_s for key in published] == [None, None, NOW_S]
-
-
-@pytest.mark.asyncio
-async def test_what_was_done_with_the_daemon_down_is_there_when_it_is_up_and_back(
-    tmp_path: Path,
-) -> None:
-    state = tmp_path / "state"
-    before = cast("View", await asyncio.to_thread(administer, state, "keys.create", {"org": "a"}))
-    async with daemon_of(state):
-        seen = await asyncio.to_thread(administer, state, "keys.list", {})
-        during = await asyncio.to_thread(administer, state, "keys.create", {"org": "b"})
-    after = await asyncio.to_thread(administer, state, "keys.list", {})
-
-    assert [view["id"] for view in cast("list[View]", seen)] == [before["id"]]
-    ids = {view["id"] for view in cast("list[View]", after)}
-    assert ids == {before["id"], cast("View", during)["id"]}
-
-
-def in_background(step: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
-    answers: list[object] = []
-    thread = threading.Thread(target=lambda: answers.append(step()))
-    thread.start()
-    return thread, answers
-
-
-@pytest.mark.asyncio
-async def test_a_daemon_that_is_about_to_answer_is_waited_for(tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    with contextlib.ExitStack() as starting:
-        starting.enter_context(held(state))
-        thread, answers = in_background(lambda: administer(state, "keys.create", {"org": "acme"}))
-        await asyncio.to_thread(thread.join, 0.2)
-        assert thread.is_alive()
-    async with daemon_of(state):
-        await asyncio.to_thread(thread.join, 10)
-
-    assert cast("View", answers[0])["org"] == "acme"
-
-
-def test_a_daemon_that_is_about_to_end_is_waited_for(tmp_path: Path) -> None:
-    with held(tmp_path / "state"):
-        thread, answers = in_background(
-            lambda: administer(tmp_path / "state", "keys.create", {"org": "acme"})
-        )
-        thread.join(0.1)
-        assert thread.is_alive()
-    thread.join(10)
-
-    assert cast("View", answers[0])["org"] == "acme"
-
-
-def test_a_state_that_somebody_else_keeps_open_is_not_waited_for_without_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(keydesk, "_HANDOVER_S", 0.1)
-
-    with held(tmp_path / "state"), pytest.raises(StateBusy, match="is in use by process"):
-        administer(tmp_path / "state", "keys.list", {})
-
-
-def test_a_state_that_cannot_be_used_is_told(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir(mode=0o700)
-    (tmp_path / "photos" / "holiday.jpg").touch()
-
-    with pytest.raises(StateError, match="not a state of ours"):
-        administer(tmp_path / "photos", "keys.list", {})
-
-
 def test_the_operations_are_those_that_the_command_line_asks_for() -> None:
-    assert set(steps(desk())) == {"keys.create", "keys.list", "keys.show", "keys.revoke"}
+    assert set(desk().steps()) == {
+        "keys.create", "keys.list", "keys.show", "keys.update", "keys.revoke",
+    }  # fmt: skip
     assert KeyTerms(org="acme").models == ()

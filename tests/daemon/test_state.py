@@ -1,4 +1,5 @@
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ import pytest
 from llmrouter.access.key import KeyDigest
 from llmrouter.access.keybook import KeyBook
 from llmrouter.access.keyring import Keyring
-from llmrouter.daemon.state import StateBusy, StateError, control_path, open_state
+from llmrouter.daemon.state import StateBusy, StateError, control_path, journal_path, open_state
 
 
 @pytest.fixture
@@ -46,7 +47,9 @@ def test_a_new_state_has_all_its_parts(path: Path) -> None:
     with open_state(path / "nested" / "state") as state:
         assert state.path == path / "nested" / "state"
         assert state.control_path == control_path(state.path) == state.path / "control.sock"
+        assert state.journal_dir == journal_path(state.path)
         assert state.journal_dir.is_dir()
+        assert state.books_path == state.path / "books.db"
         assert len(state.digest_key) == 32
         assert list(state.store.items("")) == []
         assert repr(state) == f"<State {state.path}>"
@@ -142,7 +145,7 @@ def test_what_is_not_ours_is_refused_and_left_as_it_is(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b'{"format":2,"more":1}', "made by a newer llmrouter (format 2, this one reads 1)"),
+        (b'{"format":3,"more":1}', "made by a newer llmrouter (format 3, this one reads 2)"),
         (b'{"format":0}', "unknown format 0"),
         (b"", "is damaged"),
         (b'{"form', "is damaged"),
@@ -217,6 +220,58 @@ def test_a_part_of_the_wrong_kind_is_named(made: Path) -> None:
     (made / "digest.key").mkdir(mode=0o700)
 
     assert "digest.key); mend that, or give another `state`" in refusal(made)
+
+
+# --- Of an older format
+
+
+@pytest.fixture
+def older(made: Path) -> Path:
+    """As the first version left it."""
+    (made / "llmrouter-state").write_bytes(b'{"format":1}\n')
+    return made
+
+
+def test_an_older_state_is_migrated_and_what_was_changed_is_kept(
+    older: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """FR-014: an older llmrouter must not serve it without the limits that it does not know."""
+    caplog.set_level(logging.INFO)
+    before = tree(older)
+
+    for _ in range(2):
+        with open_state(older) as state:
+            assert state.store.get("key/a") == b"1"
+
+    backup = older / "llmrouter-state.format-1"
+    # The store's own file notes each opening.
+    assert tree(older) == before | {
+        "store/cache.db": (older / "store" / "cache.db").read_bytes(),
+        "llmrouter-state": b'{"format":2}\n',
+        backup.name: b'{"format":1}\n',
+    }
+    assert [record.getMessage() for record in caplog.records] == [
+        f"state={older} migrated from format 1 to 2; backup={backup}"
+    ]
+
+
+def test_an_older_state_that_is_refused_stays_as_it_is(older: Path) -> None:
+    (older / "digest.key").write_bytes(b"short")
+    before = tree(older)
+
+    refusal(older)
+
+    assert tree(older) == before
+
+
+def test_who_finds_an_older_state_in_use_leaves_it_as_it_is(made: Path) -> None:
+    with open_state(made):
+        (made / "llmrouter-state").write_bytes(b'{"format":1}\n')
+        before = tree(made)
+
+        assert "is in use" in refusal(made)
+
+        assert tree(made) == before
 
 
 # --- One process at a time
@@ -375,15 +430,24 @@ with open_state(Path(sys.argv[1])):
 """
 
 
-def test_a_kill_at_any_step_of_making_leaves_a_state_that_opens(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_older", [False, True])
+def test_a_kill_at_any_step_of_making_or_migrating_leaves_a_state_that_opens(
+    tmp_path: Path, older: Path, is_older: bool
+) -> None:
     for step in range(1, 100):
         path = tmp_path / str(step) / "state"
         path.parent.mkdir()
+        if is_older:
+            shutil.copytree(older, path)
         ended = subprocess.run(
             [sys.executable, "-c", _DIE_AT, str(path), str(step)], check=False, timeout=60
         )
         with open_state(path) as state:
+            assert not is_older or state.store.get("key/a") == b"1"
             state.store.put("key/a", b"1")
+        assert (path / "llmrouter-state").read_bytes() == b'{"format":2}\n'
+        if is_older:
+            assert (path / "llmrouter-state.format-1").read_bytes() == b'{"format":1}\n'
         if ended.returncode == 0:
             break
         assert ended.returncode == -signal.SIGKILL

@@ -19,8 +19,11 @@ import pytest
 from llmrouter.access.issued import KeyTerms
 from llmrouter.access.key import KeyDigest
 from llmrouter.access.keybook import KeyBook
+from llmrouter.config.load import load
 from llmrouter.daemon import unix
 from llmrouter.daemon.state import open_state
+from llmrouter.daemon.supervisor import Supervisor
+from llmrouter.tasks import spawn
 from tests.daemon.answering import (
     ModelServer,
     Stream,
@@ -44,6 +47,7 @@ from tests.support.daemon import (
     wait_for,
     write_config,
 )
+from tests.support.leaks import Failures
 
 pytestmark = pytest.mark.e2e
 
@@ -363,6 +367,25 @@ def key_of_long_ago(state: Path) -> str:
         year_ago_s = time.time() - 365 * 86_400  # noqa: TID251 - keys expire by the calendar
         _, text = book.create(KeyTerms(org="acme", expires_in_s=1), year_ago_s)
     return text
+
+
+@pytest.mark.asyncio
+async def test_a_ledger_that_no_longer_counts_ends_the_daemon(
+    tmp_path: Path, upstream: ModelServer, no_leaks: Failures
+) -> None:
+    """By a bug of ours: to go on would be to limit nobody rightly."""
+
+    async def fail() -> None:
+        raise AssertionError("a bug")
+
+    config = load(write_config(tmp_path, upstream.settings()))
+    with open_state(tmp_path / "state") as state:
+        supervisor = Supervisor(config, state)
+
+        with pytest.raises(AssertionError, match="a bug"):
+            await supervisor._until_told(spawn(fail(), name="treasury"))
+    assert len(no_leaks.seen) == 1
+    no_leaks.seen.clear()
 
 
 # ---- listeners ------------------------------------------------------------------------------

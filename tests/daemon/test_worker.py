@@ -24,6 +24,8 @@ from llmrouter.access.keybook import KeyBook
 from llmrouter.config.schema import Settings
 from llmrouter.daemon.channel import Applied, Channel, Drain, Keys, Ready, Start
 from llmrouter.daemon.children import spawn_child
+from llmrouter.daemon.clock import SteadyClock
+from llmrouter.metering.prices import PriceTable
 from llmrouter.stores.memory import MemoryStore
 from tests.daemon.answering import (
     ModelServer,
@@ -80,11 +82,13 @@ def issued() -> tuple[IssuedKey, str]:
     return BOOK.create(KeyTerms(org="acme"), NOW_S)
 
 
-def start(tmp_path: Path, listener: socket.socket, keys: list[IssuedKey]) -> Start:
+def start(
+    tmp_path: Path, listener: socket.socket, keys: list[IssuedKey], number: int = 0, boot: str = "b"
+) -> Start:
     settings = msgspec.convert({"models": {}, "upstreams": {}}, Settings)
     return Start(
-        worker=0,
-        workers=1,
+        worker=number,
+        workers=2,
         config=msgspec.msgpack.encode(settings),
         secrets={},
         digest_key=DIGEST_KEY,
@@ -93,6 +97,10 @@ def start(tmp_path: Path, listener: socket.socket, keys: list[IssuedKey]) -> Sta
         listener_fds=[listener.fileno()],
         demo_path=None,
         started_at_s=NOW_S,
+        boot=boot,
+        rules=0,
+        prices=PriceTable(),
+        clock_offset_ms=SteadyClock().offset_ms,
     )
 
 
@@ -138,11 +146,11 @@ async def test_it_knows_the_keys_it_was_started_with_and_those_that_come_later(
         assert await worker.asked(first_text) == 200
         assert await worker.asked(later_text) == 401
 
-        worker.channel.send(Keys(7, [later]))
+        worker.channel.send(Keys(7, [later], 1))
         assert await worker.channel.to_supervisor() == Applied(7)
         assert await worker.asked(later_text) == 200
 
-        worker.channel.send(Keys(8, [BOOK.revoke(later.id, NOW_S)]))
+        worker.channel.send(Keys(8, [BOOK.revoke(later.id, NOW_S)], 2))
         assert await worker.channel.to_supervisor() == Applied(8)
         assert await worker.asked(later_text) == 401
         assert await worker.asked(first_text) == 200

@@ -31,6 +31,9 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     stream: bool = False
     wants_usage: bool = False
+    output_max: int | None = None
+    choices: int = 1
+    prompt_bounded: bool = True
     usage: Usage | None = None
     taken_out: tuple[int, ...] = ()
     """The events that go only to a caller who asked for usage, by their place in the stream."""

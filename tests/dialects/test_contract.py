@@ -15,7 +15,15 @@ import llmrouter.dialects
 from llmrouter.contracts.call import Operation, Usage
 from llmrouter.contracts.dialect import Dialect
 from llmrouter.dialects.openai import OpenAI
-from llmrouter.errors import CODES, InvalidJson, InvalidRequest, RouterError, UpstreamError
+from llmrouter.errors import (
+    CODES,
+    InsufficientQuota,
+    InvalidJson,
+    InvalidRequest,
+    LimitState,
+    RouterError,
+    UpstreamError,
+)
 from llmrouter.http1 import sse
 from tests.dialects.recorded import Sample, blocks, call, samples
 
@@ -133,7 +141,36 @@ def test_a_recorded_call_is_read(sample: Sample) -> None:
     assert read.model == sample.model
     assert read.stream is sample.stream
     assert read.wants_usage is sample.wants_usage
+    assert (read.output_max, read.choices) == (sample.output_max, sample.choices)
     assert read.body == sample.request
+
+
+@over(SAMPLES)
+def test_what_was_answered_is_within_what_the_call_allowed(sample: Sample) -> None:
+    """FR-003: a strict budget holds that much, and is never overshot."""
+    read = DIALECTS[sample.dialect].read_call(sample.operation, sample.request)
+
+    if read.output_max is not None and sample.usage is not None:
+        assert sample.usage.output_tokens <= read.output_max
+
+
+@over(SAMPLES)
+def test_a_prompt_is_bounded_by_the_bytes_that_are_there(sample: Sample) -> None:
+    """FR-003: and by nothing once they are gone."""
+    dialect = DIALECTS[sample.dialect]
+    read = dialect.read_call(sample.operation, sample.request)
+
+    assert dialect.is_prompt_bounded(read) is sample.prompt_bounded
+    assert not dialect.is_prompt_bounded(read.without_body())
+
+
+@over(SAMPLES)
+def test_a_member_that_nobody_knows_bounds_nothing(sample: Sample) -> None:
+    """FR-003: who knows what it adds to the prompt?"""
+    dialect = DIALECTS[sample.dialect]
+    body = encoded({**decoded(sample.request), "x-unheard-of": True})
+
+    assert not dialect.is_prompt_bounded(dialect.read_call(sample.operation, body))
 
 
 @over(SAMPLES)
@@ -207,6 +244,9 @@ def test_no_changed_byte_breaks_the_reader_of_calls(sample: Sample) -> None:
         except (InvalidJson, InvalidRequest):
             continue
         assert decoded(dialect.upstream_body(read, "other-model"))["model"] == "other-model"
+        assert dialect.is_prompt_bounded(read) in (True, False)
+        assert read.choices >= 1
+        assert read.output_max is None or read.output_max >= 0
 
 
 # ---- plain answers -------------------------------------------------------------------------------
@@ -358,6 +398,23 @@ def test_what_is_not_known_is_not_made_up(dialect: Dialect) -> None:
 
 
 @over_dialects
+def test_a_limit_is_told_in_refusals_and_in_streams(dialect: Dialect) -> None:
+    """FR-003."""
+    limit = LimitState(
+        scope="org", name="acme", kind="usd", limit=5, per="day", used=5.5, resets_at=None
+    )
+    error = InsufficientQuota("5.50 USD of 5.00 are spent", limit=limit)
+
+    calls = map(call, dialect.paths.values())
+    events = [data_of(dialect.error_event(refused, error, "req-1")) for refused in calls]
+
+    for said in map(error_of, [dialect.error_body(error, "req-1"), *events]):
+        assert said["limit"] == decoded(encoded(limit))
+        assert "retry_after_s" not in said
+    assert "limit" not in error_of(dialect.error_body(InsufficientQuota("spent"), "req-1"))
+
+
+@over_dialects
 @over_errors
 def test_an_error_ends_a_stream_and_never_looks_like_its_end(
     dialect: Dialect, kind: type[RouterError]
@@ -365,7 +422,7 @@ def test_an_error_ends_a_stream_and_never_looks_like_its_end(
     """A cut answer is never passed off as whole, also by a router that asks a router."""
     for operation in dialect.paths.values():
         refused = call(operation)
-        event = dialect.error_event(refused, kind(NASTY), "req-1")
+        event = dialect.error_event(refused, kind(NASTY, retry_after_s=7), "req-1")
         tap = dialect.tap(refused)
 
         assert event.endswith(b"\n\n")

@@ -7,7 +7,8 @@ import pytest
 from llmrouter.contracts.call import Operation
 from llmrouter.errors import CODES, RouterError, UpstreamError
 from llmrouter.gateway.exchange import status_line
-from tests.support.gateway import idle_exchange, staged
+from tests.support.gateway import staged
+from tests.support.idle import idle_exchange
 from tests.support.raw import Ending
 from tests.support.upstream import Stall, chunk, stream_head
 
@@ -43,7 +44,7 @@ def test_the_methods_are_those_of_what_is_asked_for() -> None:
 def test_what_is_refused_wants_no_body(error: type[RouterError]) -> None:
     exchange = idle_exchange()
     assert exchange.request.wants_body
-    refusal = error("why")
+    refusal = error("why", retry_after_s=1)
     exchange.refuse(refusal)
     assert exchange.refusal is refusal
     assert not exchange.request.wants_body

@@ -19,7 +19,7 @@ from llmrouter.http1.errors import (
     ResponseError,
     ResponseTimeout,
 )
-from tests.support.gateway import idle_exchange
+from tests.support.idle import idle_exchange
 
 FAILURES: list[tuple[HttpError | OSError, type[RouterError]]] = [
     (ConnectError("no"), UpstreamUnreachable),

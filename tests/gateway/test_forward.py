@@ -3,23 +3,37 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from llmrouter.gateway import forward
 from llmrouter.gateway.forward import JOINED_BODY_BYTES_MAX
 from llmrouter.http1 import downstream, upstream
 from llmrouter.http1.upstream import UpstreamTimeouts
 from llmrouter.metering.journal import journal_paths
 from llmrouter.metering.replay import pair
+from llmrouter.quota.estimate import Estimator
 from llmrouter.routing.deployment import Deployment
-from llmrouter.tasks import spawn
 from tests.support.application import settings
-from tests.support.gateway import CREDENTIAL, Stage, asking, error_of, shown, staged
-from tests.support.upstream import Cut, Play, Reset, Stall, answer, chunk, stream, stream_head
+from tests.support.gateway import CREDENTIAL, asking, error_of, limited, shown, staged
+from tests.support.interrupting import Interrupted, interrupted, lose_clients
+from tests.support.leaks import Failures
+from tests.support.ledger import BOOT, TOKEN_NANO, at_once, money, requests, tokens
+from tests.support.upstream import (
+    Cut,
+    Play,
+    Reset,
+    Stall,
+    Wait,
+    answer,
+    chunk,
+    stream,
+    stream_head,
+)
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio
@@ -224,6 +238,89 @@ async def test_a_full_device_is_met_by_the_first_call_and_by_every_other(tmp_pat
         assert stage.journal().calls == []
 
 
+async def test_calls_may_go_on_unrecorded_and_what_was_recorded_stays(
+    tmp_path: Path, no_leaks: Failures
+) -> None:
+    """FR-008: `on_disk_full = "serve"`; the log says so, once, and how many there are later."""
+    disk = Disk()
+    async with (
+        staged(tmp_path, [OK], write=disk, serves_unrecorded=True) as stage,
+        stage.connected() as client,
+    ):
+        for full in (False, True, True, True, False):
+            disk.full = full
+            await client.send(stage.chat())
+            assert (await shown(client)).status == 200
+        calls = await stage.calls(2)
+        assert [call.begin.request_id for call in calls] == ["req_1", "req_5"]
+        assert {call.end and call.end.outcome for call in calls} == {"ok"}
+        assert (len(stage.upstream.seen), stage.upstream.connections) == (5, 1)
+        assert no_leaks.seen == ["calls_unrecorded=1 reason='No space left on device'"]
+        no_leaks.seen.clear()
+
+
+async def test_a_disk_that_stays_full_is_told_of_now_and_again(
+    tmp_path: Path, no_leaks: Failures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "TELL_EVERY_S", -1.0)  # so any time at all is later
+    disk = Disk()
+    disk.full = True
+    async with staged(tmp_path, [OK], write=disk, serves_unrecorded=True) as stage:
+        for _ in range(3):
+            assert (await stage.ask(stage.chat())).status == 200
+        told = [f"calls_unrecorded={n} reason='No space left on device'" for n in (1, 2, 3)]
+        assert no_leaks.seen == told
+        no_leaks.seen.clear()
+
+
+async def test_an_end_that_found_no_room_is_written_later_though_calls_went_on(
+    tmp_path: Path, no_leaks: Failures
+) -> None:
+    """FR-008: its begin is in the file."""
+    disk, go_on = Disk(), asyncio.Event()
+    async with staged(
+        tmp_path, [Wait(go_on), OK], [OK], write=disk, serves_unrecorded=True
+    ) as stage:
+        async with stage.connected() as client:
+            await client.send(stage.chat())
+            await until(lambda: len(stage.upstream.seen) == 1, "nothing was asked")
+            disk.full = True
+            go_on.set()
+            assert (await shown(client)).status == 200
+            assert (await stage.ask(stage.chat())).status == 200
+            assert [call.interrupted for call in stage.journal().calls] == [True]
+            disk.full = False
+        (call,) = await stage.calls()
+        assert (call.begin.request_id, call.end and call.end.outcome) == ("req_1", "ok")
+        no_leaks.seen.clear()
+
+
+async def test_what_goes_unrecorded_still_counts_as_long_as_the_worker_lives(
+    tmp_path: Path, no_leaks: Failures
+) -> None:
+    """FR-003: in its leases; nothing else knows of it."""
+    said = stream(*[b'data: {"choices":[{}]}\n\n'] * 1_500, b"data: [DONE]\n\n")
+    disk = Disk()
+    disk.full = True
+    quota = limited(requests(3), tokens(10**6), at_once(1), money(10**6))
+    async with staged(tmp_path, [said], write=disk, quota=quota, serves_unrecorded=True) as stage:
+        for status in (200, 200, 200, 429):
+            assert (await stage.ask(stage.chat(stream=True))).status == status
+        stage.node.settle()
+        standing = stage.node.standing()
+        assert {name: found.used for name, found in standing.items() if found.used} == {}
+        claimed = {name: found.claimed for name, found in standing.items()}
+        prompt = Estimator().prompt_tokens("gpt", len(asking(stream=True)))
+        assert claimed["org/acme/requests/day"] == 3
+        assert claimed["org/acme/concurrent"] == 0
+        assert claimed["org/acme/tokens/day"] == 3 * (prompt + 1_501)
+        assert claimed["org/acme/usd/total"] == 3 * (prompt + 1_501) * TOKEN_NANO
+        stage.node.ledger.ended(BOOT)
+        disk.full = False
+        no_leaks.seen.clear()
+    assert stage.journal().calls == []
+
+
 # ---- connections -----------------------------------------------------------------------------
 
 
@@ -401,71 +498,6 @@ async def test_a_stale_connection_whose_upstream_has_gone_is_unreachable(tmp_pat
 
 
 # ---- cancellation ----------------------------------------------------------------------------
-
-
-class Interrupted:
-    """Runs the tasks of connections, and does something at the nth time that one has to wait."""
-
-    def __init__(self, at: int) -> None:
-        self.left = at
-        self.interrupt: Callable[[], None]
-
-    def __call__(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
-        return spawn(self._driven(coroutine), name=name)
-
-    @property
-    def happened(self) -> bool:
-        return self.left <= 0
-
-    async def _driven(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        await _Steps(coroutine, self._waits)
-
-    def _waits(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.interrupt()
-
-
-class _Steps:
-    """A coroutine that tells each time that it has to wait."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, None], waits: Callable[[], None]) -> None:
-        self._coroutine = coroutine
-        self._waits = waits
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        thrown: BaseException | None = None
-        while True:
-            try:
-                future = self._coroutine.throw(thrown) if thrown else self._coroutine.send(None)
-            except StopIteration:
-                return
-            thrown = None
-            self._waits()
-            try:
-                yield future
-            except BaseException as error:  # noqa: BLE001 - cancellation is what this is for
-                thrown = error
-
-
-def lose_clients(stage: Stage) -> None:
-    for connection in list(stage.server.connections):
-        connection.abort()
-
-
-@contextlib.asynccontextmanager
-async def interrupted(
-    tmp_path: Path, at: int, *plays: Play, url: str | None = None
-) -> AsyncIterator[Stage]:
-    """A stage on which the server loses its client when an exchange waits for the nth time."""
-    spawning = Interrupted(at)
-    async with staged(tmp_path, *plays, spawning=spawning, url=url) as stage:
-        spawning.interrupt = lambda: lose_clients(stage)
-        yield stage
-        assert spawning.happened, "nothing waited that often"
-        await until(lambda: not stage.server.connections, "a connection is left")
-        await stage.at_rest()
-        await until(lambda: stage.upstream.open <= len(stage.upstreams["up"].pool._idle), "left")
 
 
 EVENT = chunk(b"data: {}\n\n")

@@ -10,14 +10,24 @@ import msgspec
 import pytest
 
 from llmrouter.contracts.call import Operation, Usage
+from llmrouter.contracts.rule import Scope
 from llmrouter.dialects.openai import OpenAI
-from llmrouter.errors import InternalError, ModelNotFound, UpstreamTimeout
+from llmrouter.errors import (
+    InternalError,
+    ModelNotFound,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from llmrouter.gateway.meter import Meter
 from llmrouter.http1.downstream import CUT_BY_US
 from llmrouter.metering.journal import Journal, JournalFiles, journal_paths
-from llmrouter.metering.records import Header
+from llmrouter.metering.records import NO_USAGE, Header
 from llmrouter.metering.replay import JournaledCall, pair
-from tests.support.gateway import NOW_S, idle_exchange, request, staged
+from llmrouter.quota.estimate import FIRST_OUTPUT, Estimator
+from tests.support.gateway import Quota, asking, request, staged
+from tests.support.idle import idle_exchange, idle_spending
+from tests.support.ledger import FLAT, TOKEN_NANO, money
 from tests.support.upstream import Play, Stall, answer, chunk, stream, stream_head
 from tests.support.waiting import until
 
@@ -26,16 +36,19 @@ BODY = b'{"usage":{"prompt_tokens":9,"completion_tokens":4,"cost":0.5}}'
 
 @pytest.mark.asyncio
 async def test_begin_and_end_say_who_asked_for_what_and_what_it_used(tmp_path: Path) -> None:
-    """FR-008: every member of both records."""
-    async with staged(tmp_path, [answer(BODY)], aliases={"gpt": ["nick"]}) as stage:
+    """FR-004: every member of both records."""
+    quota = Quota(rules={Scope(kind="org", name="org"): (money(5_000),)}, prices={"gpt": FLAT})
+    async with staged(tmp_path, [answer(BODY)], aliases={"gpt": ["nick"]}, quota=quota) as stage:
+        stage.node.rulebook.generation = 7
         key = stage.issue(org="org", team="team", user="who@example.com")
-        response = await stage.ask(stage.chat(key=key, model="nick"))
+        response = await stage.ask(stage.chat(key=key, model="nick", max_tokens=50))
         (call,) = await stage.calls()
         begin, end = call.begin, call.end
         assert end is not None
+        prompt = Estimator().prompt_tokens("gpt", len(asking("nick", max_tokens=50)))
         assert msgspec.structs.asdict(begin) == {
             "seq": 1,
-            "at_ms": NOW_S * 1000,
+            "at_ms": begin.at_ms,
             "request_id": response.headers[b"x-request-id"].decode(),
             "org": "org",
             "team": "team",
@@ -47,13 +60,28 @@ async def test_begin_and_end_say_who_asked_for_what_and_what_it_used(tmp_path: P
             "dialect": "openai",
             "operation": "chat",
             "stream": False,
+            "hold_tokens": prompt + 50,
+            "hold_nano_usd": (prompt + 50) * TOKEN_NANO,
+            "rules": 7,
         }
+        assert stage.node.started_ms <= begin.at_ms <= end.at_ms <= stage.node.now_ms()
         assert (end.seq, end.request_id, end.status) == (1, begin.request_id, 200)
         assert (end.outcome, end.error_code, end.attempts) == ("ok", None, 1)
         assert end.usage == Usage(prompt_tokens=9, output_tokens=4, cost_nano_usd=500_000_000)
-        assert not end.estimated
+        assert (end.estimated, end.cost_nano_usd, end.price) == (False, 13 * TOKEN_NANO, "1/1/1")
         assert end.ttft_ms is not None
         assert 0 <= end.ttft_ms <= end.duration_ms
+
+
+@pytest.mark.asyncio
+async def test_a_model_without_a_price_costs_what_its_upstream_says_by_no_price_of_ours(
+    tmp_path: Path,
+) -> None:
+    async with staged(tmp_path, [answer(BODY)]) as stage:
+        await stage.ask(stage.chat())
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert (call.end.cost_nano_usd, call.end.price) == (500_000_000, None)
 
 
 @pytest.mark.asyncio
@@ -92,7 +120,9 @@ async def test_an_answer_without_usage_is_marked_as_estimated(tmp_path: Path, bo
         await stage.ask(stage.chat())
         (call,) = await stage.calls()
         assert call.end is not None
-        assert (call.end.outcome, call.end.estimated, call.end.usage) == ("ok", True, Usage())
+        prompt = Estimator().prompt_tokens("gpt", len(asking()))
+        foreseen = Usage(prompt_tokens=prompt, output_tokens=FIRST_OUTPUT)
+        assert (call.end.outcome, call.end.estimated, call.end.usage) == ("ok", True, foreseen)
 
 
 @pytest.mark.asyncio
@@ -153,7 +183,7 @@ async def test_a_call_that_the_server_cut_is_not_its_clients_doing(
         assert (call.end.outcome, call.end.status) == ("router_error", 200 if begun else 0)
 
 
-class Desk:
+class Written:
     """A meter and its journal, on a disk that may be full; the loop's turns are the test's."""
 
     def __init__(self, directory: Path, *, full: bool = False) -> None:
@@ -167,23 +197,45 @@ class Desk:
         )
         exchange = idle_exchange()
         exchange.arrived_at = 10.0
-        self.meter = Meter(self._journal, exchange, lambda: 10.25, lambda: 1000.5)
+        self.meter = Meter(
+            self._journal, exchange, idle_spending(), lambda: 10.25, lambda: 1_000_500
+        )
 
     def begin(self) -> None:
+        """Have the begin written, and the call sent in the loop's next turn."""
         call = OpenAI().read_call(Operation.CHAT, b'{"model":"gpt"}')
-        self.meter.begin(call, lambda: None, lambda error: self.meter.never_begun())
+        self.meter.begin(call, self._send, lambda error: self.meter.never_begun())
+
+    def send(self) -> None:
+        """Have the begin written, and the call sent."""
+        self.begin()
+        self.turn()
+
+    def _send(self) -> None:
+        self.meter.is_sent = True
 
     def turn(self) -> None:
         while self._soon:
             self._soon.pop(0)()
 
+    def flush(self) -> None:
+        self._journal.flush()
+
+    @property
+    def ends_lost(self) -> int:
+        return self._journal.ends_lost
+
+    def found(self) -> list[JournaledCall]:
+        """What is in the files now."""
+        found = pair(journal_paths(self._directory))
+        assert [*found.orphans, *found.duplicates] == []
+        return found.calls
+
     def calls(self) -> list[JournaledCall]:
         """What is found in the files afterwards."""
         self.turn()
         self._journal.close()
-        found = pair(journal_paths(self._directory))
-        assert [*found.orphans, *found.duplicates] == []
-        return found.calls
+        return self.found()
 
 
 def _refuse(_fd: int, _data: bytes | memoryview) -> int:
@@ -204,36 +256,166 @@ def _refuse(_fd: int, _data: bytes | memoryview) -> int:
 def test_how_a_call_ended_follows_from_what_ended_it(
     tmp_path: Path, error: BaseException, outcome: str, status: int, code: str | None
 ) -> None:
-    desk = Desk(tmp_path)
-    with contextlib.suppress(type(error)), desk.meter:
-        desk.begin()
+    written = Written(tmp_path)
+    with contextlib.suppress(type(error)), written.meter:
+        written.begin()
         raise error
-    ((end,),) = [[call.end] for call in desk.calls()]
+    ((end,),) = [[call.end] for call in written.calls()]
     assert end is not None
     assert (end.outcome, end.status, end.error_code) == (outcome, status, code)
-    assert (end.at_ms, end.duration_ms, end.ttft_ms) == (1000_500, 250, None)
+    assert (end.at_ms, end.duration_ms, end.ttft_ms) == (1_000_500, 250, None)
 
 
 def test_the_time_to_the_first_byte_counts_from_the_callers_head(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    with desk.meter:
-        desk.begin()
-        desk.meter.first_byte()
-    (call,) = desk.calls()
+    written = Written(tmp_path)
+    with written.meter:
+        written.begin()
+        written.meter.first_byte()
+    (call,) = written.calls()
     assert call.end is not None
     assert (call.end.ttft_ms, call.end.duration_ms) == (250, 250)
 
 
 def test_a_call_that_did_not_come_to_its_begin_has_no_end(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    with desk.meter:
+    written = Written(tmp_path)
+    with written.meter:
         pass
-    assert desk.calls() == []
+    assert written.calls() == []
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), KeyError("a bug")])
+def test_a_call_that_was_not_sent_yet_used_nothing(tmp_path: Path, error: BaseException) -> None:
+    """It counts as one request: its begin is in the file."""
+    written = Written(tmp_path)
+    with contextlib.suppress(type(error)), written.meter:
+        written.begin()
+        raise error
+    ((end,),) = [[call.end] for call in written.found()]
+    assert end is None  # but its begin was written, or else there would have to be no end
+    ((end,),) = [[call.end] for call in written.calls()]
+    assert end is not None
+    assert (end.usage, end.estimated) == (NO_USAGE, True)
+
+
+def test_a_call_that_was_left_before_its_begin_found_no_room_has_no_end(tmp_path: Path) -> None:
+    written = Written(tmp_path, full=True)
+    with contextlib.suppress(asyncio.CancelledError), written.meter:
+        written.begin()
+        raise asyncio.CancelledError
+    assert written.calls() == []
+    assert written.ends_lost == 0
+
+
+def test_a_call_that_goes_on_unrecorded_writes_nothing(tmp_path: Path) -> None:
+    """Neither a hold nor an end: their begin is in no file."""
+    written = Written(tmp_path)
+    with written.meter as meter:
+        meter._begun = meter.is_sent = True
+        meter.unrecorded()
+        meter.extended()
+        meter.usage = Usage(prompt_tokens=3)
+    assert not meter.spending.reservation._open
+    assert written.calls() == []
 
 
 def test_a_begin_that_could_not_be_written_has_no_end(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, full=True)
-    with desk.meter:
-        desk.begin()
-        desk.turn()
-    assert desk.calls() == []
+    written = Written(tmp_path, full=True)
+    with written.meter:
+        written.begin()
+        written.turn()
+    assert written.calls() == []
+
+
+CHARGED = Usage(prompt_tokens=10, output_tokens=25)
+"""What a plain call of `idle_spending` is charged with that nobody saw the end of."""
+
+
+@pytest.mark.parametrize(
+    ("error", "usage"),
+    [
+        (asyncio.CancelledError(), CHARGED),
+        (asyncio.CancelledError(CUT_BY_US), CHARGED),
+        (UpstreamTimeout("x"), CHARGED),
+        (KeyError("a bug"), CHARGED),
+        (UpstreamUnreachable("x"), NO_USAGE),
+        (UpstreamError("x"), NO_USAGE),
+    ],
+)
+def test_what_is_charged_where_no_usage_came_follows_from_what_ended_it(
+    tmp_path: Path, error: BaseException, usage: Usage
+) -> None:
+    """Whoever refused or broke off has given nothing; whoever was left alone may have."""
+    written = Written(tmp_path)
+    with contextlib.suppress(type(error)), written.meter:
+        written.send()
+        raise error
+    ((end,),) = [[call.end] for call in written.calls()]
+    assert end is not None
+    assert (end.usage, end.estimated) == (usage, True)
+
+
+def test_what_the_upstream_says_is_charged_however_the_call_ended(tmp_path: Path) -> None:
+    said = Usage(prompt_tokens=1, output_tokens=2)
+    written = Written(tmp_path)
+    with contextlib.suppress(UpstreamError), written.meter as meter:
+        written.send()
+        meter.usage = said
+        raise UpstreamError("x")
+    ((end,),) = [[call.end] for call in written.calls()]
+    assert end is not None
+    assert (end.usage, end.estimated) == (said, False)
+
+
+@pytest.mark.parametrize(
+    ("events", "streams", "has_passed", "usage"),
+    [
+        (0, True, False, NO_USAGE),
+        (7, True, False, Usage(prompt_tokens=10, output_tokens=7)),
+        (0, False, True, CHARGED),
+    ],
+)
+def test_an_answer_that_was_cut_is_charged_with_what_passed(
+    tmp_path: Path, events: int, streams: bool, has_passed: bool, usage: Usage
+) -> None:
+    written = Written(tmp_path)
+    with written.meter as meter:
+        written.send()
+        meter.streams, meter.has_passed = streams, has_passed
+        meter.spending.events = events
+        meter.outcome = "upstream_error"
+    ((end,),) = [[call.end] for call in written.calls()]
+    assert end is not None
+    assert end.usage == usage
+
+
+@pytest.mark.parametrize(("is_whole", "output"), [(True, 5), (False, 100)])
+def test_of_a_stream_that_was_left_the_upstreams_word_is_the_last_once_it_has_ended(
+    tmp_path: Path, is_whole: bool, output: int
+) -> None:
+    """Before that, more may have passed since: see `Spending.passed_since`."""
+    written = Written(tmp_path)
+    with contextlib.suppress(asyncio.CancelledError), written.meter as meter:
+        written.send()
+        meter.usage, meter.is_whole = Usage(prompt_tokens=1, output_tokens=5), is_whole
+        meter.spending.events = 100
+        meter.streams = True
+        raise asyncio.CancelledError
+    ((end,),) = [[call.end] for call in written.calls()]
+    assert end is not None
+    assert (end.usage.output_tokens, end.estimated) == (output, not is_whole)
+
+
+def test_a_stream_that_holds_more_has_that_written_down(tmp_path: Path) -> None:
+    """What the supervisor charges if the worker dies now."""
+    written = Written(tmp_path)
+    with written.meter as meter:
+        written.begin()
+        written.turn()
+        meter.spending.reservation.extend(256, 300, lambda refusal: None, 0)
+        meter.extended()
+        written.flush()
+        (call,) = written.found()
+        assert call.raised is not None
+        assert (call.raised.tokens, call.raised.nano_usd) == (286, 300)
+        assert (call.begin.hold_tokens, call.begin.hold_nano_usd) == (30, 0)
+    assert len(written.calls()) == 1

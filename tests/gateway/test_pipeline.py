@@ -264,7 +264,7 @@ class Broken(Router):
     """A router with a bug."""
 
     def __init__(self) -> None:
-        route = Route("gpt", Ordered([Deployment(upstream="up")]))
+        route = Route("gpt", [Deployment(upstream="up")], Ordered)
         super().__init__(Routes([route]), ModelPolicy({}, {}))
 
     def find(self, asked: str, principal: Principal) -> Route:

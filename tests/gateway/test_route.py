@@ -23,9 +23,9 @@ TEAMS = {("acme", "ops"): ["same"]}
 def router(*orgs: str) -> Router:
     routes = Routes(
         [
-            Route("gpt", Ordered([UP]), aliases=["gpt-latest"]),
-            Route("gpt-*", Ordered([UP])),
-            Route("meta/llama", Ordered([UP])),
+            Route("gpt", [UP], Ordered, aliases=["gpt-latest"]),
+            Route("gpt-*", [UP], Ordered),
+            Route("meta/llama", [UP], Ordered),
         ]
     )
     return Router(routes, ModelPolicy({"acme": ModelPatterns(orgs)}, {}))

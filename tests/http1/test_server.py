@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from llmrouter.http1.downstream import ServerConnection
+from llmrouter.http1.downstream import CUT_BY_US, ServerConnection
 from llmrouter.http1.request import Request
 from llmrouter.http1.server import Server
 from llmrouter.tasks import spawn
@@ -117,6 +117,34 @@ async def test_aborting_resets_everything_that_is_left() -> None:
         await running.server.emptied()
         assert len(running.server.deadlines) == 0
         assert len(running.script.cancelled) == 1
+
+
+async def test_aborting_ends_what_outlives_its_client_too() -> None:
+    """The client has gone, and what served it goes on for reasons of its own."""
+    ends: list[object] = []
+
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as first:
+            ends.append(first.args)
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError as second:
+                ends.append(second.args)
+            raise
+
+    async with serving(Script(serve)) as running:
+        async with connected(running.address) as client:
+            await client.send(GET)
+            await until(lambda: len(running.script.opened) == 1, "nothing was read")
+            client.reset()
+        await until(lambda: len(ends) == 1, "the client is still there")
+        assert not running.server.connections
+        running.server.abort()
+        async with asyncio.timeout(10):
+            await running.server.emptied()
+        assert ends == [(), (CUT_BY_US,)]
 
 
 # ---- whatever comes over the wire ------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Writing journals: one write a turn, bytes before calls, and what a failing disk may do."""
 
 import errno
+import fcntl
 import itertools
 import os
 import random
@@ -29,7 +30,7 @@ from llmrouter.metering.journal import (
 )
 from llmrouter.metering.records import Header
 from llmrouter.metering.replay import Damaged, pair, read_journal
-from tests.metering.test_records import HEADER, a_begin, an_end
+from tests.metering.test_records import HEADER, a_begin, a_hold, an_end
 
 ROOT = Path(__file__).parents[2]
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -112,6 +113,10 @@ class Play:
         for seq in seqs:
             self.journal.end(an_end(seq))
 
+    def hold(self, *seqs: int, tokens: int = 1) -> None:
+        for seq in seqs:
+            self.journal.hold(a_hold(seq, tokens))
+
     def lines(self) -> list[str]:
         """Every record in the files, as kind and number; damage stands out as `damaged`."""
         items = (item for path in journal_paths(self.directory) for item in read_journal(path))
@@ -193,6 +198,85 @@ def test_a_call_that_fails_to_go_on_does_not_stop_the_others(tmp_path: Path) -> 
     assert play.disk.writes == 1
 
 
+def test_holds_are_gathered_as_ends_are_and_stand_behind_their_begin(tmp_path: Path) -> None:
+    play = Play(tmp_path)
+
+    play.begin(1)
+    play.hold(1)
+    assert play.disk.writes == 0
+    assert play.loop.fire() == [GATHER_S]
+
+    assert play.disk.writes == 1
+    assert play.lines() == ["header", "begin 1", "hold 1"]
+
+
+def test_a_hold_that_the_next_or_the_end_overtakes_is_not_written(tmp_path: Path) -> None:
+    play = Play(tmp_path)
+    play.begin(1, 2)
+    play.loop.turn()
+
+    play.hold(1, tokens=100)
+    play.hold(2, tokens=100)
+    play.hold(1, tokens=200)
+    play.end(2)
+    play.loop.fire()
+
+    assert play.lines() == ["header", "begin 1", "begin 2", "hold 1", "end 2"]
+    assert pair(journal_paths(tmp_path)).calls[0].hold == (200, a_hold(1).nano_usd)
+
+
+def test_holds_that_cannot_be_written_are_tried_again_until_they_can(tmp_path: Path) -> None:
+    play = Play(tmp_path, Disk(room=0))
+
+    play.hold(1, 2)
+    assert play.loop.fire() == [GATHER_S]
+    play.hold(1, tokens=200)
+    play.end(2)
+    assert play.loop.fire() == [RETRY_S]
+    play.disk.room = None
+    assert play.loop.fire() == [RETRY_S]
+
+    assert play.lines() == ["header", "hold 1", "end 2"]
+    assert play.loop.timers == []
+
+
+def test_of_holds_and_ends_those_that_a_filling_disk_took_are_not_written_again(
+    tmp_path: Path,
+) -> None:
+    lines = [msgspec.json.encode(record) + b"\n" for record in (a_hold(1, 1), a_hold(2, 1))]
+    ends = [msgspec.json.encode(an_end(seq)) + b"\n" for seq in (3, 4)]
+    batch = len(b"".join([*lines, *ends]))
+
+    for room in range(batch):
+        play = Play(tmp_path / str(room))
+        play.begin(0)
+        play.loop.turn()
+        play.disk.room = room
+        play.hold(1, 2)
+        play.end(3, 4)
+        play.loop.fire()
+        play.disk.room = None
+        play.loop.fire()
+        assert play.lines() == ["header", "begin 0", "hold 1", "hold 2", "end 3", "end 4"]
+
+
+def test_flushing_writes_what_is_gathered_at_once_and_leaves_the_rest_nothing(
+    tmp_path: Path,
+) -> None:
+    play = Play(tmp_path)
+    play.begin(1)
+    play.hold(2)
+    play.end(3)
+
+    play.journal.flush()
+    assert play.lines() == ["header", "begin 1", "hold 2", "end 3"]
+    assert play.events == ["1 went on, in file"]
+    play.loop.turn()
+    play.loop.fire()
+
+    assert play.disk.writes == 1
+
+
 @pytest.mark.parametrize("piece", [1, 7, 100])
 def test_a_write_that_takes_a_piece_at_a_time_is_carried_on(tmp_path: Path, piece: int) -> None:
     play = Play(tmp_path, Disk(piece=piece))
@@ -204,28 +288,68 @@ def test_a_write_that_takes_a_piece_at_a_time_is_carried_on(tmp_path: Path, piec
     assert play.lines() == ["header", "begin 1", "begin 2"]
 
 
-def test_a_disk_that_fills_up_at_any_byte_refuses_the_calls_and_keeps_the_file_whole(
+def test_a_disk_that_fills_up_at_any_byte_takes_whole_lines_and_refuses_the_other_calls(
     tmp_path: Path,
 ) -> None:
-    batch = len(msgspec.json.encode(a_begin(1)) + msgspec.json.encode(an_end(2))) + 2
+    """What a reader may have seen stays: it may have been counted already."""
+    first = len(msgspec.json.encode(a_begin(1))) + 1
+    both = 2 * first
+    batch = both + len(msgspec.json.encode(an_end(3))) + 1
 
     for room in range(batch):
         play = Play(tmp_path / str(room))
         play.begin(0)
         play.loop.turn()
         play.disk.room = room
-        play.begin(1)
-        play.end(2)
+        play.begin(1, 2)
+        play.end(3)
         play.loop.turn()
-        assert play.events == ["0 went on, in file", "1 failed, ENOSPC"]
-        assert play.lines() == ["header", "begin 0"]
+        taken = (room >= first) + (room >= both)
+        in_file = ["begin 1", "begin 2"][:taken]
+        assert play.events[1:] == [
+            *["1 went on, in file", "2 went on, in file"][:taken],
+            *["1 failed, ENOSPC", "2 failed, ENOSPC"][taken:],
+        ]
+        assert play.lines() == ["header", "begin 0", *in_file]
         assert (play.journal.healthy, play.journal.error) == (False, FULL)
 
         play.disk.room = None
-        play.begin(3)
+        play.begin(4)
         play.loop.turn()
-        assert play.lines() == ["header", "begin 0", "begin 3", "end 2"]
+        assert play.lines() == ["header", "begin 0", *in_file, "begin 4", "end 3"]
         assert (play.journal.healthy, play.journal.error) == (True, None)
+
+
+class FlakyDisk(Disk):
+    """Takes a few bytes at a time, and now and then none; `seen` is what a reader saw meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.seen: list[bytes] = []
+        self.random = random.Random(7)
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        self.piece = self.random.randrange(1, 300)
+        self.room = 0 if self.random.random() < 0.2 else None
+        try:
+            return super().write(fd, data)
+        finally:
+            content = self.path.read_bytes()
+            self.seen.append(content[: content.rfind(b"\n") + 1])
+
+
+def test_what_a_reader_may_have_seen_of_a_failing_write_is_never_taken_back(tmp_path: Path) -> None:
+    disk = FlakyDisk(tmp_path / "0-1.jsonl")
+    play = Play(tmp_path, disk)
+
+    for seq in range(1, 200):
+        play.begin(seq)
+        play.end(seq)
+        play.loop.turn()
+
+    assert any("failed" in event for event in play.events)
+    assert all(after.startswith(before) for before, after in itertools.pairwise(disk.seen))
 
 
 def test_files_that_somebody_removed_are_not_written_on(tmp_path: Path) -> None:
@@ -318,9 +442,11 @@ def test_where_a_torn_write_cannot_be_cut_off_the_next_starts_on_a_new_line(
     play.begin(6)
     play.loop.turn()
 
-    refused = ["begin 2"] if room == 200 else []  # its whole line was in the file already
-    assert play.lines() == ["header", "begin 1", *refused, "damaged", "begin 4", "begin 5"]
-    assert play.events[1:3] == ["2 failed, ENOSPC", "3 failed, ENOSPC"]
+    whole = room == 200  # the line of call 2 is in the file, so that call went on
+    in_file = ["begin 2"] if whole else []
+    assert play.lines() == ["header", "begin 1", *in_file, "damaged", "begin 4", "begin 5"]
+    assert play.events[1] == ("2 went on, in file" if whole else "2 failed, ENOSPC")
+    assert play.events[2] == "3 failed, ENOSPC"
 
 
 def test_a_header_that_was_torn_and_cannot_be_cut_off_is_written_again(
@@ -351,7 +477,8 @@ def test_a_torn_write_is_cut_off_later_where_that_fails_at_first(
     play.begin(3)
     play.loop.turn()
 
-    assert play.lines() == ["header", "begin 3"]
+    assert play.events == ["1 went on, in file", "2 failed, ENOSPC", "3 went on, in file"]
+    assert play.lines() == ["header", "begin 1", "begin 3"]
 
 
 def test_the_kernel_refusing_bytes_is_told_to_the_calls(tmp_path: Path) -> None:
@@ -456,6 +583,76 @@ def test_where_no_next_file_can_be_opened_the_full_one_is_used_on(tmp_path: Path
     assert play.events == ["1 went on, in file", "2 went on", "3 went on, in file"]
     assert play.lines() == ["header", "begin 1", "begin 2", "header", "begin 3"]
     assert play.journal.healthy
+
+
+def test_a_file_is_locked_while_it_is_open_and_no_longer(tmp_path: Path) -> None:
+    play = Play(tmp_path, rotate_bytes=1)
+    assert locked(tmp_path) == ["0-1.jsonl"]
+
+    for seq in range(2):
+        play.begin(seq)
+        play.loop.turn()
+    assert locked(tmp_path) == ["0-2.jsonl"]
+    play.journal.close()
+
+    assert locked(tmp_path) == []
+
+
+def test_a_sync_that_still_runs_keeps_the_lock(tmp_path: Path) -> None:
+    running: list[int] = []
+    play = Play(tmp_path, sync=running.append)
+    play.begin(1)
+    play.loop.turn()
+
+    play.journal.close()
+    assert locked(tmp_path) == ["0-1.jsonl"]
+    for fd in running:
+        os.close(fd)
+
+    assert locked(tmp_path) == []
+
+
+def test_the_next_file_has_its_header_and_is_locked_before_the_last_is_left(
+    tmp_path: Path,
+) -> None:
+    """Otherwise a reader could take the writer for dead in between."""
+    moments: list[list[str]] = []
+
+    class Watched(Disk):
+        def write(self, fd: int, data: bytes | memoryview) -> int:
+            moments.append(locked(tmp_path))
+            return super().write(fd, data)
+
+    play = Play(tmp_path, Watched(), rotate_bytes=1)
+    for seq in range(2):
+        play.begin(seq)
+        play.loop.turn()
+
+    both = ["0-1.jsonl", "0-2.jsonl"]
+    assert moments == [["0-1.jsonl"], both, ["0-2.jsonl"]]
+
+
+@pytest.mark.parametrize("room", [0, 10])
+def test_where_the_next_file_does_not_take_its_header_the_full_one_is_used_on(
+    tmp_path: Path, room: int
+) -> None:
+    before = open_descriptors()
+    play = Play(tmp_path, rotate_bytes=1)
+    play.begin(1)
+    play.loop.turn()
+    play.disk.room = room
+    play.begin(2)
+    play.loop.turn()
+    assert [path.name for path in journal_paths(tmp_path)] == ["0-1.jsonl"]
+    assert open_descriptors() == before + 1
+
+    play.disk.room = None
+    play.begin(3)
+    play.loop.turn()
+
+    assert play.events == ["1 went on, in file", "2 failed, ENOSPC", "3 went on, in file"]
+    assert [path.name for path in journal_paths(tmp_path)] == ["0-1.jsonl", "0-2.jsonl"]
+    assert play.lines() == ["header", "begin 1", "header", "begin 3"]
 
 
 def test_writing_asks_for_one_sync_after_a_while_and_idling_for_none(tmp_path: Path) -> None:
@@ -635,6 +832,18 @@ def test_whenever_a_worker_is_killed_every_call_that_went_on_is_in_its_journal(
 
 def unexpected(error: OSError) -> None:
     raise error
+
+
+def locked(directory: Path) -> list[str]:
+    """The files that somebody holds, looking from outside."""
+    names = []
+    for path in journal_paths(directory):
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                names.append(path.name)
+    return names
 
 
 def refuse(fd: int, length: int) -> None:

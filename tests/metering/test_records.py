@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrouter.contracts.call import Usage
-from llmrouter.metering.records import FORMAT, Begin, End, Header, Record
+from llmrouter.metering.records import FORMAT, Begin, End, Header, Hold, Record
 
 HEADER = Header(worker="0", boot="b00t", pid=42)
 DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
@@ -38,7 +38,11 @@ def an_end(seq: int = 1) -> End:
     )
 
 
-@given(st.from_type(Header) | st.from_type(Begin) | st.from_type(End))
+def a_hold(seq: int = 1, tokens: int = 500, nano_usd: int = 70_000) -> Hold:
+    return Hold(seq=seq, tokens=tokens, nano_usd=nano_usd)
+
+
+@given(st.from_type(Header) | st.from_type(Begin) | st.from_type(Hold) | st.from_type(End))
 def test_every_record_is_one_line_that_reads_back_as_the_same_record(record: Record) -> None:
     line = msgspec.json.encode(record)
 
@@ -64,12 +68,34 @@ def test_a_header_always_states_the_format() -> None:
     )
 
 
-@pytest.mark.parametrize("record", [HEADER, a_begin(), an_end()])
+@pytest.mark.parametrize("record", [HEADER, a_begin(), a_hold(), an_end()])
 def test_members_that_a_later_version_added_are_ignored(record: Record) -> None:
     line = msgspec.json.encode(record)
-    later = line[:-1] + b',"hold":{"nano_usd":5},"price":[1,2]}'
+    later = line[:-1] + b',"hold":{"nano_usd":5},"tiers":[1,2]}'
 
     assert DECODER.decode(later) == record
+
+
+def test_a_hold_states_both_of_its_totals() -> None:
+    assert msgspec.json.encode(a_hold(seq=7, tokens=0, nano_usd=0)) == (
+        b'{"t":"hold","seq":7,"tokens":0,"nano_usd":0}'
+    )
+
+
+def test_a_begin_of_a_version_without_holds_and_rules_reads_as_holding_nothing() -> None:
+    begin = DECODER.decode(msgspec.json.encode(a_begin()))
+
+    assert isinstance(begin, Begin)
+    assert (begin.hold_tokens, begin.hold_nano_usd, begin.rules) == (0, 0, 0)
+
+
+def test_an_end_without_a_cost_has_no_price_and_is_not_free() -> None:
+    free = msgspec.structs.replace(an_end(), cost_nano_usd=0)
+    read = DECODER.decode(msgspec.json.encode(an_end()))
+
+    assert isinstance(read, End)
+    assert read.cost_nano_usd is None
+    assert DECODER.decode(msgspec.json.encode(free)) == free != read
 
 
 def test_an_end_without_usage_used_nothing() -> None:
@@ -82,13 +108,14 @@ def test_an_end_without_usage_used_nothing() -> None:
     assert isinstance(end, End)
     assert end.usage == Usage()
     assert (end.attempts, end.estimated, end.ttft_ms, end.error_code) == (1, False, None, None)
+    assert end.price is None  # as in the files of versions that wrote none
 
 
 def test_no_member_can_hold_a_secret_a_prompt_or_an_answer() -> None:
     """Free text has no place here: a new text member has to be added to this list knowingly."""
     texts = {
         field.name
-        for record in (Header, Begin, End, Usage)
+        for record in (Header, Begin, Hold, End, Usage)
         for field in msgspec.structs.fields(record)
         if field.type not in (int, bool, int | None, Usage)
     }
@@ -97,5 +124,5 @@ def test_no_member_can_hold_a_secret_a_prompt_or_an_answer() -> None:
         "worker", "boot",
         "request_id", "org", "team", "user", "key_id",
         "model", "deployment", "upstream", "dialect", "operation",
-        "outcome", "error_code",
+        "outcome", "error_code", "price",
     }  # fmt: skip

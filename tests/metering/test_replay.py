@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrouter.metering.records import Begin, End, Header, Record
+from llmrouter.metering.records import Begin, End, Header, Hold, Record
 from llmrouter.metering.replay import (
     LINE_BYTES_MAX,
     Damaged,
@@ -17,10 +17,10 @@ from llmrouter.metering.replay import (
     pair,
     read_journal,
 )
-from tests.metering.test_records import HEADER, a_begin, an_end
+from tests.metering.test_records import HEADER, a_begin, a_hold, an_end
 
-CALLS: st.SearchStrategy[list[Begin | End]] = st.lists(
-    st.one_of(st.from_type(Begin), st.from_type(End)), max_size=8
+CALLS: st.SearchStrategy[list[Begin | Hold | End]] = st.lists(
+    st.one_of(st.from_type(Begin), st.from_type(Hold), st.from_type(End)), max_size=8
 )
 
 
@@ -53,7 +53,9 @@ def test_a_file_cut_at_any_byte_reads_as_its_whole_lines(tmp_path: Path) -> None
 
 @settings(deadline=None)
 @given(CALLS, st.floats(0, 1))
-def test_any_records_cut_anywhere_read_as_a_prefix(calls: list[Begin | End], part: float) -> None:
+def test_any_records_cut_anywhere_read_as_a_prefix(
+    calls: list[Begin | Hold | End], part: float
+) -> None:
     records: list[Record] = [HEADER, *calls]
 
     with tempfile.TemporaryDirectory() as directory:
@@ -63,7 +65,7 @@ def test_any_records_cut_anywhere_read_as_a_prefix(calls: list[Begin | End], par
 @settings(deadline=None)
 @given(CALLS, st.binary(min_size=1))
 def test_no_bytes_at_the_end_cost_a_record_before_them(
-    calls: list[Begin | End], noise: bytes
+    calls: list[Begin | Hold | End], noise: bytes
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = write(Path(directory) / "0-1.jsonl", lines(*calls) + noise)
@@ -169,14 +171,27 @@ def test_a_record_that_comes_twice_counts_once_and_is_reported(tmp_path: Path) -
     assert found.duplicates == [again, a_begin(1)]
 
 
+def test_a_call_shows_what_was_held_for_it_at_last(tmp_path: Path) -> None:
+    begin = msgspec.structs.replace(a_begin(1), hold_tokens=200, hold_nano_usd=9)
+    first = write(tmp_path / "0-1.jsonl", lines(HEADER, begin, a_begin(2), a_begin(3)))
+    second = write(
+        tmp_path / "0-2.jsonl",
+        lines(HEADER, a_hold(2, 300, 10), a_hold(3, 50, 1), an_end(3), a_hold(2, 400, 11)),
+    )
+
+    assert [call.hold for call in pair([first]).calls] == [(200, 9), (0, 0), (0, 0)]
+    assert [call.hold for call in pair([first, second]).calls] == [(200, 9), (400, 11), (50, 1)]
+    assert pair([first, second]).duplicates == []
+
+
 def test_nothing_that_is_no_call_is_lost(tmp_path: Path) -> None:
     header = lines(HEADER)
-    path = write(tmp_path / "0-1.jsonl", header + b"?\n" + lines(an_end(7)) + b'{"t":')
+    path = write(tmp_path / "0-1.jsonl", header + b"?\n" + lines(an_end(7), a_hold(8)) + b'{"t":')
 
     found = pair([path])
 
     assert found.calls == []
-    assert found.orphans == [an_end(7)]
+    assert found.orphans == [an_end(7), a_hold(8)]
     assert found.damaged == [Damaged(path, len(header), 2)]
     assert found.torn == [Damaged(path, path.stat().st_size - 5, 5)]
 

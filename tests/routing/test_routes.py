@@ -12,7 +12,7 @@ from llmrouter.routing.strategy import Ordered
 
 
 def route(name: str, *aliases: str) -> Route:
-    return Route(name, Ordered([Deployment(upstream="main")]), aliases=aliases)
+    return Route(name, [Deployment(upstream="main")], Ordered, aliases=aliases)
 
 
 ROUTES = [

@@ -7,7 +7,9 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,112 @@ def test_what_was_put_survives_a_kill(path: Path) -> None:
 
     with contextlib.closing(DiskcacheStore.open(path)) as store:
         assert dict(store.items("key/")) == {f"key/{n}": b"x" * n for n in range(10)}
+
+
+_WRITE_WITHOUT_END = """
+import itertools, sys, threading
+from pathlib import Path
+from llmrouter.stores.diskcache import DiskcacheStore
+store = DiskcacheStore.create(Path(sys.argv[1]))
+def write():
+    for count in itertools.count(1):
+        rows = {f"bucket/{n:03}": b"%d" % count for n in range(500)}
+        store.write({**rows, "event/%d" % (count - 1): None, "event/%d" % count: b""})
+        print(count, flush=True)
+threading.Thread(target=write).start()
+"""
+
+
+@pytest.mark.parametrize("writes", [1, 2, 5, 9])
+def test_a_kill_in_the_middle_of_writes_leaves_each_whole_or_not_at_all(
+    path: Path, writes: int
+) -> None:
+    """FR-003: no call is charged twice, and none is lost, whatever is killed."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _WRITE_WITHOUT_END, str(path)], stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        for _ in range(writes):
+            child.stdout.readline()
+        child.send_signal(signal.SIGKILL)
+        said = [writes, *map(int, child.stdout.read().split())]
+
+    with contextlib.closing(DiskcacheStore.open(path)) as store:
+        rows = list(store.items("bucket/"))
+        (found,) = {int(value) for _, value in rows}
+        assert len(rows) == 500
+        assert found in (said[-1], said[-1] + 1)
+        assert [name for name, _ in store.items("event/")] == [f"event/{found}"]
+
+
+def commits(path: Path) -> int:
+    """How many transactions the write-ahead log holds: each has one frame with the size after."""
+    log = (path / "cache.db-wal").read_bytes()
+    page_bytes = int.from_bytes(log[8:12], "big")
+    frames = range(32, len(log), 24 + page_bytes)
+    return sum(log[at + 4 : at + 8] != bytes(4) for at in frames)
+
+
+def test_a_thousand_changes_are_one_transaction(path: Path, store: DiskcacheStore) -> None:
+    store.write({f"bucket/{number}": b"1" for number in range(500)})
+    before = commits(path)
+
+    store.write({f"bucket/{number}": b"2" if number % 2 else None for number in range(1_000)})
+
+    assert commits(path) == before + 1
+    assert len(list(store.items("bucket/"))) == 500
+
+
+def descriptors(path: Path) -> int:
+    """How many descriptors of this process lead to files of the store."""
+    found = 0
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found += os.readlink(f"/proc/self/fd/{descriptor}").startswith(str(path))
+    return found
+
+
+def test_closing_closes_the_connections_of_all_threads(path: Path, store: DiskcacheStore) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(store.write, {"key/a": b"1"}).result(10)
+        assert store.get("key/a") == b"1"
+        assert descriptors(path) > 0
+
+        store.close()
+
+        assert descriptors(path) == 0
+        assert {file.name for file in path.iterdir()} == {"cache.db"}
+        with pytest.raises(StoreError, match="is closed; open it again"):
+            thread.submit(store.get, "key/a").result(10)
+
+
+def test_threads_that_have_ended_leave_no_connections(path: Path, store: DiskcacheStore) -> None:
+    counts = []
+    for number in range(10):
+        thread = threading.Thread(target=store.put, args=(f"key/{number}", b"1"))
+        thread.start()
+        thread.join(10)
+        counts.append(descriptors(path))
+
+    assert counts[1:] == counts[1:2] * 9
+    assert len(list(store.items("key/"))) == 10
+
+
+def test_the_failure_of_one_thread_is_none_of_another(path: Path, store: DiskcacheStore) -> None:
+    in_sql(
+        path,
+        "CREATE TRIGGER full BEFORE INSERT ON Cache WHEN NEW.key LIKE 'bucket/%'"
+        " BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END",
+    )
+    with ThreadPoolExecutor(1) as thread:
+        for number in range(3):
+            failing = thread.submit(store.write, {f"bucket/{number}": b"1"})
+            store.put(f"key/{number}", b"1")
+            with pytest.raises(StoreError, match="disk is full"):
+                failing.result(10)
+        thread.submit(store.write, {"key/3": b"1"}).result(10)
+
+    assert [name for name, _ in store.items("")] == ["key/0", "key/1", "key/2", "key/3"]
 
 
 def test_nothing_is_open_to_others_whatever_the_umask(path: Path) -> None:
@@ -182,6 +290,11 @@ def test_only_text_names_and_bytes_values_are_taken(store: DiskcacheStore) -> No
         store.put(7, b"1")  # type: ignore[arg-type]  # what mypy would have refused
     with pytest.raises(TypeError, match="a value is bytes, not dict"):
         store.put("key/a", {})  # type: ignore[arg-type]  # what mypy would have refused
+    with pytest.raises(TypeError, match="a value is bytes, not str"):
+        store.write({"key/a": b"1", "key/b": "2"})  # type: ignore[dict-item]  # the same
+    with pytest.raises(TypeError, match="a name is text, not int"):
+        store.write({"key/a": b"1", 7: None})  # type: ignore[dict-item]  # the same
+    assert list(store.items("")) == []
 
 
 def damaged(content: bytes, how: str) -> bytes:
@@ -240,6 +353,7 @@ def test_damage_that_comes_later_is_named(path: Path, store: DiskcacheStore) -> 
     for operation in (
         lambda: store.get("key/a"),
         lambda: store.put("key/a", b"1"),
+        lambda: store.write({"key/a": b"1"}),
         lambda: list(store.items("")),
     ):
         with pytest.raises(StoreError, match=r"cache\.db cannot be used: no such table: Cache"):
@@ -274,8 +388,11 @@ def test_a_failed_write_leaves_nothing_and_the_next_one_works(
     with pytest.raises(StoreError, match="disk is full; check that the disk has room"):
         store.put("key/a", b"1")
     store.put("key/b", b"2")
+    with pytest.raises(StoreError, match="disk is full; check that the disk has room"):
+        store.write({"key/0": b"1", "key/b": None, "key/a": b"1", "key/c": b"1"})
+    store.write({"key/d": b"3"})
 
-    assert list(store.items("")) == [("key/b", b"2")]
+    assert list(store.items("")) == [("key/b", b"2"), ("key/d", b"3")]
 
 
 def test_after_the_disk_was_full_the_store_goes_on(path: Path, store: DiskcacheStore) -> None:
@@ -288,6 +405,8 @@ def test_after_the_disk_was_full_the_store_goes_on(path: Path, store: DiskcacheS
             store.put("key/a", b"m" * 100_000)
         with pytest.raises(StoreError, match="check that the disk has room"):
             store.put_new("key/b", b"m" * 100_000)
+        with pytest.raises(StoreError, match="check that the disk has room"):
+            store.write({"key/a": None, **{f"key/{n}": b"m" * 1_000 for n in range(100)}})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 

@@ -16,6 +16,9 @@ from typing import Any, cast
 import msgspec
 import tomli_w
 
+from llmrouter.daemon.control import ask
+from llmrouter.daemon.state import control_path
+
 START_TIMEOUT_S = 60.0
 """Generous: the machine may be busy with other tests."""
 STOP_TIMEOUT_S = 60.0
@@ -192,3 +195,9 @@ def wait_for(condition: Any, *, timeout_s: float = 30.0, what: str = "it") -> An
         assert time.monotonic() < deadline, f"{what} did not happen within {timeout_s:g} s"
         pause.wait(0.01)
     return found
+
+
+def limits(daemon: Daemon) -> dict[str, dict[str, Any]]:
+    """How every bucket stands, by name: what the supervisor says on its control socket."""
+    listed = ask(control_path(daemon.state), "limits.list", {})
+    return {view["bucket"]: view for view in cast("list[dict[str, Any]]", listed)}

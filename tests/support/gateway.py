@@ -8,10 +8,10 @@ import asyncio
 import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -21,35 +21,39 @@ from llmrouter.access.keybook import KeyBook
 from llmrouter.access.keyring import Keyring
 from llmrouter.access.patterns import ModelPatterns
 from llmrouter.access.policy import ModelPolicy
-from llmrouter.access.principal import Principal
+from llmrouter.contracts.rule import Rule, Scope
 from llmrouter.dialects.openai import OpenAI
 from llmrouter.errors import Overloaded
-from llmrouter.gateway.admit import Admission
+from llmrouter.gateway.admit import Admission, AdmissionTerms
 from llmrouter.gateway.authenticate import Authenticator
+from llmrouter.gateway.drain import NO_DRAIN, DrainBounds
 from llmrouter.gateway.exchange import Exchange
 from llmrouter.gateway.forward import Forwarder
 from llmrouter.gateway.meter import Meter
 from llmrouter.gateway.pipeline import Gateway, Steps
 from llmrouter.gateway.route import Router
+from llmrouter.gateway.spending import Flight, Spending
 from llmrouter.gateway.upstream import Upstream
 from llmrouter.http1.deadlines import Deadlines
-from llmrouter.http1.downstream import ServerConnection
 from llmrouter.http1.origin import Origin
 from llmrouter.http1.pool import Pool
-from llmrouter.http1.request import Request
 from llmrouter.http1.server import Server, ServerSettings, Spawn
 from llmrouter.http1.upstream import UpstreamTimeouts
 from llmrouter.metering.journal import Journal, JournalFiles, Write, journal_paths
+from llmrouter.metering.prices import Price, PriceBook, PriceTable
 from llmrouter.metering.records import Header
 from llmrouter.metering.replay import JournaledCall, Pairing, pair
+from llmrouter.quota.desk import DeskTerms
+from llmrouter.quota.estimate import Estimator
 from llmrouter.routing.deployment import Deployment
 from llmrouter.routing.routes import Route, Routes
 from llmrouter.routing.strategy import Weighted
 from llmrouter.stores.memory import MemoryStore
 from llmrouter.tasks import spawn
 from tests.support.application import settings
+from tests.support.ledger import ACME, BOOT, FLAT, Node
 from tests.support.raw import RawClient, Response, connected
-from tests.support.upstream import Play, ScriptedUpstream, scripted
+from tests.support.upstream import Play, ScriptedUpstream, answer, scripted
 from tests.support.waiting import until
 
 CREDENTIAL = "sk-upstream-credential-0123456789"
@@ -62,6 +66,32 @@ ROUTES: Mapping[str, Deployment] = {
     "any-*": Deployment(upstream="up"),
 }
 """What a stage serves unless it is told otherwise."""
+
+
+class Quota(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits and budgets of a stage."""
+
+    rules: dict[Scope, tuple[Rule, ...]] = {}
+    prices: dict[str, Price] = {}
+    """By model."""
+    output_max: int | None = None
+    """Of every model."""
+    terms: DeskTerms = DeskTerms(hold_wait_ms=2_000, waiting_max=100)
+    unpriced_allowed: frozenset[str] = frozenset()
+
+
+UNLIMITED = Quota()
+
+
+def limited(*rules: Rule, **more: Any) -> Quota:
+    """These rules for the org of the stage's key; every model has the same price."""
+    return Quota(rules={ACME: rules}, prices=dict.fromkeys(ROUTES, FLAT), **more)
+
+
+def reporting(prompt_tokens: int, output_tokens: int) -> bytes:
+    """A plain answer with this usage."""
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": output_tokens}
+    return answer(msgspec.json.encode({"usage": usage}))
 
 
 class Logged(NamedTuple):
@@ -96,24 +126,6 @@ def asking(model: str = "gpt", **members: Any) -> bytes:
     return msgspec.json.encode({"model": model, "messages": messages, **members})
 
 
-class _Nobody:
-    """Serves nothing."""
-
-    def serve(self, exchange: Exchange) -> Awaitable[None]:
-        raise AssertionError("this exchange is not for serving")
-
-
-def idle_exchange() -> Exchange:
-    """An exchange that stands by itself, for what looks at one: it cannot answer."""
-    nowhere = cast("ServerConnection", None)
-    exchange = Exchange(_Nobody(), nowhere, Request(b"/v1/models"), "req_1")
-    exchange.dialect = OpenAI()
-    exchange.principal = Principal(
-        org="acme", team=None, user=None, key_id="k" * 12, models=ModelPatterns()
-    )
-    return exchange
-
-
 class Reached(asyncio.Event):
     """Set when a play has come as far as the `Wait` for it, which then goes on at once."""
 
@@ -134,9 +146,11 @@ class Pause(asyncio.Event):
 class Stage:
     """What runs on it, and what was seen."""
 
-    def __init__(self, upstreams: Mapping[str, Upstream], admission: Admission) -> None:
+    def __init__(self, upstreams: Mapping[str, Upstream], admission: Admission, node: Node) -> None:
         self.upstreams = upstreams
         self.admission = admission
+        self.node = node
+        """Limits and budgets."""
         self.now_s = float(NOW_S)
         """What the wall clock says."""
         self.log: list[Logged] = []
@@ -148,6 +162,7 @@ class Stage:
         self.address = ("", 0)
         self.upstream: ScriptedUpstream
         """The first of those that play."""
+        self.router: Router
         self.gateway: Gateway
         self.server: Server
 
@@ -197,8 +212,9 @@ class Stage:
         await until(lambda: any(c._paused for c in pool._open), "the upstream is not paused")
 
     async def at_rest(self) -> None:
-        """Wait until nothing is in flight."""
+        """Wait until nothing is in flight, and nobody waits for the ledger."""
         await until(lambda: self.admission.inflight == 0, "a call is still in flight")
+        await until(self.node.is_quiet, "the ledger is still asked", lambda: self.node.desk)
 
     def check(self) -> None:
         """What holds after every play."""
@@ -206,6 +222,7 @@ class Stage:
         assert [*found.orphans, *found.duplicates, *found.damaged, *found.torn] == []
         assert [call for call in found.calls if call.interrupted] == []
         assert self.admission.inflight == 0
+        self.node.check(found.calls)
         seen = repr(self.upstream.seen).encode()
         assert [key for key in self.keys if key in seen] == [], "a key of ours went upstream"
 
@@ -242,6 +259,9 @@ async def staged(
     spawning: Spawn = spawn,
     router: Router | None = None,
     send_buffer_bytes: int | None = None,
+    quota: Quota = UNLIMITED,
+    drain: DrainBounds = NO_DRAIN,
+    serves_unrecorded: bool = False,
 ) -> AsyncIterator[Stage]:
     """Serve `routes` at one upstream named `up`, which plays `plays` unless `url` is another."""
     loop = asyncio.get_running_loop()
@@ -249,19 +269,36 @@ async def staged(
     async with scripted(*plays) as upstream:
         pool = Pool(Origin.from_url(url or f"{upstream.url}/base/v1"), deadlines)
         ours = {"up": Upstream("up", OpenAI(), pool, timeouts, secret=CREDENTIAL)}
-        stage = Stage(ours, Admission(inflight_max))
-        stage.upstream = upstream
-        stage.journal_dir = directory / "journal"
-        header = Header(worker="0", boot="boot", pid=1)
-        files = JournalFiles(stage.journal_dir, header, write=write)
+        journal_dir = directory / "journal"
+        files = JournalFiles(journal_dir, Header(worker="0", boot=BOOT, pid=1), write=write)
         journal = Journal(files, call_soon=loop.call_soon, call_later=loop.call_later)
+        node = Node(quota.rules, journal, journal_dir, quota.terms)
+        flight = Flight(Estimator(), PriceBook(PriceTable(explicit=quota.prices)), node.now_ms)
+        routing = router or Router(
+            _routes(routes, aliases or {}, quota.output_max), _policy(orgs, teams)
+        )
+        admission = Admission(
+            flight,
+            node.leases,
+            node.denials,
+            routing,
+            AdmissionTerms(
+                inflight_max=inflight_max,
+                hold_wait_s=quota.terms.hold_wait_ms / 1000,
+                unpriced_allowed=quota.unpriced_allowed,
+            ),
+        )
+        stage = Stage(ours, admission, node)
+        stage.upstream = upstream
+        stage.journal_dir = journal_dir
+        stage.router = routing
         counter = itertools.count()  # the first is for the full server
         steps = Steps(
             authenticator=Authenticator(stage.ring, lambda: stage.now_s, loop.time),
-            router=router or Router(_routes(routes, aliases or {}), _policy(orgs, teams)),
+            router=routing,
             admission=stage.admission,
-            forwarder=Forwarder(ours),
-            meter=partial(_meter, journal, stage),
+            forwarder=Forwarder(ours, {"up": drain}, serves_unrecorded=serves_unrecorded),
+            meter=partial(_meter, journal, node),
             clock=loop.time,
         )
         stage.gateway = Gateway(
@@ -291,21 +328,27 @@ async def staged(
             pool.close()
             deadlines.close()
             journal.close()
+            node.rest()
         stage.check()
+        node.tail.close()
 
 
-def _meter(journal: Journal, stage: Stage, exchange: Exchange) -> Meter:
-    return Meter(journal, exchange, asyncio.get_running_loop().time, lambda: stage.now_s)
+def _meter(journal: Journal, node: Node, exchange: Exchange, spending: Spending) -> Meter:
+    return Meter(journal, exchange, spending, asyncio.get_running_loop().time, node.now_ms)
 
 
 def _routes(
-    routes: Mapping[str, Deployment | Sequence[Deployment]], aliases: Mapping[str, Iterable[str]]
+    routes: Mapping[str, Deployment | Sequence[Deployment]],
+    aliases: Mapping[str, Iterable[str]],
+    output_max: int | None,
 ) -> Routes:
     return Routes(
         Route(
             name,
-            Weighted([served] if isinstance(served, Deployment) else served),
+            [served] if isinstance(served, Deployment) else served,
+            Weighted,
             aliases=aliases.get(name, ()),
+            output_max=output_max,
         )
         for name, served in routes.items()
     )

@@ -143,6 +143,8 @@ async def _play(step: Step, reader: asyncio.StreamReader, writer: asyncio.Stream
     """Do one step; False if the connection has ended with it."""
     match step:
         case bytes():
+            if writer.is_closing():  # uvloop raises no ConnectionError then
+                raise ConnectionResetError
             writer.write(step)
             await writer.drain()
         case Drip(data):

@@ -6,7 +6,7 @@ import msgspec
 
 from llmrouter.contracts.call import Call, Operation, Usage
 from llmrouter.contracts.dialect import Dialect, StreamTap
-from llmrouter.dialects.openai import answer, refusal, request
+from llmrouter.dialects.openai import answer, prompt, refusal, request
 from llmrouter.errors import RouterError
 
 _encode = msgspec.json.Encoder().encode
@@ -73,6 +73,9 @@ class OpenAI:
 
     def read_call(self, operation: Operation, body: bytes) -> Call:
         return request.read_call(operation, body)
+
+    def is_prompt_bounded(self, call: Call) -> bool:
+        return prompt.is_bounded(call)
 
     def upstream_body(self, call: Call, model: str) -> bytes:
         return request.upstream_body(call, model)

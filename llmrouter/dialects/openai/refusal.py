@@ -2,7 +2,7 @@
 
 import msgspec
 
-from llmrouter.errors import RouterError
+from llmrouter.errors import LimitState, QuotaRefused, RouterError
 
 _TYPES = {401: "authentication_error", 402: "insufficient_quota", 403: "permission_error"}
 _encode = msgspec.json.Encoder().encode
@@ -15,6 +15,7 @@ class _Error(msgspec.Struct, omit_defaults=True):
     code: str
     request_id: str
     retry_after_s: int | None = None
+    limit: LimitState | None = None
 
 
 class _Body(msgspec.Struct):
@@ -38,6 +39,7 @@ def _error(error: RouterError, request_id: str) -> _Error:
         code=error.code,
         request_id=request_id,
         retry_after_s=error.retry_after_s,
+        limit=error.limit if isinstance(error, QuotaRefused) else None,
     )
 
 

@@ -13,23 +13,14 @@ from collections.abc import Mapping
 import msgspec
 
 from llmrouter.contracts.call import Call, Operation
-from llmrouter.errors import InvalidJson, InvalidRequest
+from llmrouter.dialects.openai import output
+from llmrouter.errors import InvalidJson, InvalidRequest, UnsupportedParameter
 
 MODEL_CHARS_MAX = 256
 MEMBERS_MAX = 1_000  # each is looked at in turn; the API has about 40
 _STREAMED_USAGE_OPTION = {Operation.CHAT, Operation.COMPLETION}
 """Where a stream tells its usage only if `stream_options.include_usage` asks for it."""
-_SENSITIVE = frozenset(
-    {
-        "model",
-        "stream",
-        "stream_options",
-        "max_tokens",
-        "max_completion_tokens",
-        "max_output_tokens",
-        "n",
-    }
-)
+_SENSITIVE = frozenset({"model", "stream", "stream_options", "background"}) | output.MEMBERS
 """The members that decide what is served, counted or charged."""
 _SENSITIVE_OPTIONS = frozenset({"include_usage"})
 _DOT_ABOVE = "\u0307"  # what is left over of a capital I with a dot
@@ -46,17 +37,26 @@ _BOOLEANS = {b"true": True, b"false": False, b"null": False}
 
 
 def read_call(operation: Operation, body: bytes) -> Call:
-    """Read what routing and metering need; raises InvalidJson, InvalidRequest."""
+    """Read what routing and metering need.
+
+    Raises InvalidJson, InvalidRequest, UnsupportedParameter.
+    """
     members = _decode_members(body)
     _check_case(members, _SENSITIVE)
     behind = body.removeprefix(_encode(members))
     spans = None if not behind or behind.isspace() else _spans(body, members)
+    if operation is Operation.RESPONSE:
+        _check_foreground(members)
     stream = operation is not Operation.EMBEDDING and _flag(members, "stream")
+    model = _model(members)
+    choices = output.choices(operation, members)
     return Call(
         operation=operation,
-        model=_model(members),
+        model=model,
         stream=stream,
         wants_usage=stream and _wants_usage(members),
+        output_max=output.most_tokens(operation, members, choices),
+        choices=choices,
         body=body,
         members=members,
         spans=spans,
@@ -139,6 +139,13 @@ def _flag(members: Mapping[str, msgspec.Raw], name: str) -> bool:
     if value is None:
         raise InvalidRequest(f"the member '{name}' is neither true nor false", param=name)
     return value
+
+
+def _check_foreground(members: Mapping[str, msgspec.Raw]) -> None:
+    """What goes on behind its answer says nowhere what it used, and cannot be fetched here."""
+    if _flag(members, "background"):
+        reason = "the member 'background' is true, but responses cannot be fetched here later"
+        raise UnsupportedParameter(f"{reason}; leave it out, and stream", param="background")
 
 
 def _wants_usage(members: Mapping[str, msgspec.Raw]) -> bool:

@@ -12,9 +12,11 @@ import msgspec
 from llmrouter.contracts.call import Usage
 
 _NANO_USD = 1_000_000_000
-_COUNT_MAX = 10**12
+_COUNT_MAX = 10**8
+"""Tokens that a call can have used: more than any body and any answer of it holds. Whoever claims
+more has not counted; taken at its word, a limit a minute would be used up for years."""
 _USD_MAX = 10**6
-"""Of what an upstream may claim for one call; sums of more would not fit the books' 64 bits."""
+"""Of what an upstream may claim for one call."""
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=_COUNT_MAX)]
 _Usd = Annotated[float, msgspec.Meta(ge=0)]
@@ -58,8 +60,8 @@ def usage_of(found: Counts | None) -> Usage | None:
     prompt = found.prompt_tokens if found.input_tokens is None else found.input_tokens
     output = found.completion_tokens if found.output_tokens is None else found.output_tokens
     total = found.total_tokens
-    if prompt is None and output is None and total is None:
-        return None
+    if not prompt and not output and not total:
+        return None  # no call uses nothing: who says so has not counted, and would be free
     if prompt is None:
         prompt = max((total or 0) - (output or 0), 0)
     # Some servers leave reasoning out of the output, and bill it as output all the same.

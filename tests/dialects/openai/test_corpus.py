@@ -11,7 +11,7 @@ import pytest
 
 from llmrouter.contracts.call import Operation, Usage
 from llmrouter.dialects.openai import OpenAI
-from llmrouter.errors import InvalidJson, UpstreamError
+from llmrouter.errors import InvalidJson, UnsupportedParameter, UpstreamError
 from llmrouter.http1 import sse
 from tests.dialects.recorded import Exchange, blocks, call, corpus
 
@@ -21,6 +21,10 @@ ENDINGS = {
     "/embeddings": Operation.EMBEDDING,
     "/responses": Operation.RESPONSE,
 }
+OVERHEAD_TOKENS_MAX = 1_024
+"""What servers put around a prompt: the recorded ones up to 331 tokens, with tools."""
+SEARCHES_BY_ITSELF = "compound-beta"
+"""A model that adds what it finds to the prompt, whoever asks."""
 TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 
 parse = JSONDecoder().decode
@@ -33,10 +37,20 @@ def operation_of(uri: str) -> Operation | None:
 
 
 @cache
-def calls() -> list[tuple[Operation, Exchange]]:
+def recorded() -> list[tuple[Operation, Exchange]]:
     """Those of the recorded exchanges that are calls in this dialect."""
     found = ((operation_of(exchange.uri), exchange) for exchange in corpus())
     return [(operation, exchange) for operation, exchange in found if operation is not None]
+
+
+def is_in_background(exchange: Exchange) -> bool:
+    return bool(exchange.request) and parse(exchange.request.decode()).get("background") is True
+
+
+@cache
+def calls() -> list[tuple[Operation, Exchange]]:
+    """Those that are served here."""
+    return [each for each in recorded() if not is_in_background(each[1])]
 
 
 def answered(*, stream: bool) -> Iterator[tuple[Operation, Exchange]]:
@@ -112,6 +126,93 @@ def test_every_recorded_call_is_read_and_written_for_another_model() -> None:
             document["stream_options"] = {**document.get("stream_options", {}), **options}
         assert sent == {**document, "model": "another"}
         assert dialect.upstream_body(read, read.model).startswith(body[: body.rindex(b"}")])
+
+
+def test_recorded_calls_in_the_background_are_refused() -> None:
+    """FR-003: nobody here would ever hear what they used."""
+    refused = [each for each in recorded() if is_in_background(each[1])]
+    assert refused
+    for operation, exchange in refused:
+        with pytest.raises(UnsupportedParameter):
+            dialect.read_call(operation, exchange.request)
+
+
+def limit_in(operation: Operation, document: dict[str, object]) -> int | None:
+    """What a document allows each of its choices; the recorded ones say it once at most."""
+    if operation is Operation.EMBEDDING:
+        return 0
+    names = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+    found = (document.get(name) for name in names)
+    return next((value for value in found if isinstance(value, int)), None)
+
+
+def test_what_every_recorded_call_may_say_is_what_a_plain_reader_finds() -> None:
+    """FR-003."""
+    limited = 0
+    for operation, exchange in calls():
+        if not exchange.request:
+            continue
+        document = parse(exchange.request.decode())
+        read = dialect.read_call(operation, exchange.request)
+        prompt = document.get("prompt")
+        prompts = len(prompt) if isinstance(prompt, list) and isinstance(prompt[0], str) else 1
+        choices = (document.get("n") or 1) * prompts
+        limit = limit_in(operation, document)
+
+        assert read.choices == choices, exchange.file
+        assert read.output_max == (None if limit is None else limit * choices), exchange.file
+        limited += bool(limit)
+    assert limited > 40
+
+
+def used(operation: Operation, exchange: Exchange) -> Usage | None:
+    if not exchange.is_stream:
+        return dialect.read_usage(exchange.answer)
+    tap = dialect.tap(call(operation))
+    tap.feed(exchange.answer)
+    return tap.usage
+
+
+def test_every_recorded_answer_is_within_what_its_call_bounds() -> None:
+    """FR-003: what a strict budget holds was never used up by real servers."""
+    held = 0
+    for operation, exchange in [*answered(stream=False), *answered(stream=True)]:
+        if not exchange.request or (usage := used(operation, exchange)) is None:
+            continue
+        read = dialect.read_call(operation, exchange.request)
+        if read.output_max is not None:
+            assert usage.output_tokens <= read.output_max, exchange.file
+        if dialect.is_prompt_bounded(read) and read.model != SEARCHES_BY_ITSELF:
+            assert usage.prompt_tokens <= len(read.body) + OVERHEAD_TOKENS_MAX, exchange.file
+            held += 1
+    assert held > 600
+
+
+def refers_elsewhere(value: object) -> bool:
+    """A walk over the whole document, for what no text is."""
+    match value:
+        case dict():
+            kind = value.get("type")
+            return (
+                (isinstance(kind, str) and kind.endswith(("_url", "_image", "_file", "_search")))
+                or any(value.get(name) for name in ("previous_response_id", "conversation"))
+                or any(map(refers_elsewhere, value.values()))
+            )
+        case list():
+            return any(map(refers_elsewhere, value))
+        case _:
+            return False
+
+
+def test_no_recorded_call_that_refers_elsewhere_is_bounded() -> None:
+    """FR-003."""
+    unbounded = 0
+    for operation, exchange in calls():
+        if exchange.request and refers_elsewhere(parse(exchange.request.decode())):
+            read = dialect.read_call(operation, exchange.request)
+            assert not dialect.is_prompt_bounded(read), exchange.file
+            unbounded += 1
+    assert unbounded > 40
 
 
 def test_no_recorded_call_is_read_where_it_was_cut() -> None:

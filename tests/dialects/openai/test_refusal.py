@@ -7,9 +7,14 @@ import pytest
 from llmrouter.dialects.openai import refusal
 from llmrouter.errors import (
     CODES,
+    InsufficientQuota,
     InvalidRequest,
+    LimitState,
     ModelNotFound,
     Overloaded,
+    QuotaHeld,
+    QuotaRefused,
+    RateLimitExceeded,
     RouterError,
     UpstreamError,
 )
@@ -17,18 +22,25 @@ from llmrouter.errors import (
 SDK_ERRORS: dict[int, type[openai.APIStatusError]] = {
     400: openai.BadRequestError,
     401: openai.AuthenticationError,
+    402: openai.APIStatusError,
     403: openai.PermissionDeniedError,
     404: openai.NotFoundError,
     405: openai.APIStatusError,
     408: openai.APIStatusError,
     413: openai.APIStatusError,
+    429: openai.RateLimitError,
     431: openai.APIStatusError,
     500: openai.InternalServerError,
     502: openai.InternalServerError,
     503: openai.InternalServerError,
     504: openai.InternalServerError,
 }
-TYPES = {401: "authentication_error", 403: "permission_error"}
+TYPES = {
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    429: "rate_limit_error",
+}
 """By status; any other is the client's fault below 500, and not from there on."""
 
 CHUNK = (
@@ -79,25 +91,110 @@ def test_the_sdk_raises_its_own_class_for_each_of_our_errors(kind: type[RouterEr
     assert (raised.body["request_id"], raised.body["retry_after_s"]) == ("req-1", 3)
 
 
-class _Throttled(RouterError):
-    status, code = 429, "rate_limit_exceeded"
-
-
-class _OverBudget(RouterError):
-    status, code = 402, "insufficient_quota"
-
-
-@pytest.mark.parametrize(
-    ("kind", "said"), [(_Throttled, "rate_limit_error"), (_OverBudget, "insufficient_quota")]
+SPENT = LimitState(
+    scope="team",
+    name="research",
+    kind="usd",
+    limit=5,
+    per="month",
+    used=5.001,
+    resets_at="2026-11-01T00:00:00Z",
 )
-def test_limits_and_budgets_have_types_of_their_own(kind: type[RouterError], said: str) -> None:
-    """FR-003."""
-    body = refusal.error_body(kind("too much"), "req-1")
+FULL = LimitState(
+    scope="key",
+    name="3fQ9xW2LbT0c",
+    kind="concurrent",
+    limit=2,
+    per=None,
+    model="gpt-4o*",
+    used=2,
+    resets_at=None,
+)
+TOLD = {
+    "spent": {
+        "scope": "team",
+        "name": "research",
+        "kind": "usd",
+        "limit": 5,
+        "per": "month",
+        "used": 5.001,
+        "resets_at": "2026-11-01T00:00:00Z",
+    },
+    "full": {
+        "scope": "key",
+        "name": "3fQ9xW2LbT0c",
+        "kind": "concurrent",
+        "limit": 2,
+        "per": None,
+        "model": "gpt-4o*",
+        "used": 2,
+        "resets_at": None,
+    },
+}
+over_limits = pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (InsufficientQuota("5 of 5 USD are spent", limit=SPENT), TOLD["spent"]),
+        (QuotaHeld("wait for your calls", limit=FULL, retry_after_s=1), TOLD["full"]),
+    ],
+    ids=TOLD,
+)
 
-    with client(kind.status, body) as sdk, pytest.raises(openai.APIStatusError) as caught:
+
+def said_of_limit(error: openai.APIError) -> object:
+    assert isinstance(error.body, dict)
+    return error.body["limit"]
+
+
+@over_limits
+def test_the_sdk_tells_which_limit_was_met(error: QuotaRefused, told: dict[str, object]) -> None:
+    """FR-003."""
+    body = refusal.error_body(error, "req-1")
+
+    with client(error.status, body) as sdk, pytest.raises(openai.APIStatusError) as caught:
         sdk.models.list()
 
-    assert (caught.value.type, caught.value.code) == (said, kind.code)
+    assert said_of_limit(caught.value) == told
+
+
+@over_limits
+def test_the_sdk_tells_why_a_stream_was_cut(error: QuotaRefused, told: dict[str, object]) -> None:
+    """FR-003: a budget that ends while an answer runs ends it with a reason."""
+    of_chat = refusal.completion_error_event(error, "req-1")
+    with stream(CHUNK + of_chat) as sdk, pytest.raises(openai.APIError) as caught:
+        list(chat_stream(sdk))
+    assert (caught.value.code, said_of_limit(caught.value)) == (error.code, told)
+
+    of_response = refusal.response_error_event(error, "req-1")
+    with stream(DELTA + of_response) as sdk, pytest.raises(openai.APIError) as caught:
+        list(response_stream(sdk))
+    assert (caught.value.code, said_of_limit(caught.value)) == (error.code, told)
+
+
+def test_a_refusal_that_met_no_limit_names_none() -> None:
+    body = refusal.error_body(RateLimitExceeded("slower", retry_after_s=2), "req-1")
+
+    assert body == (
+        b'{"error":{"message":"slower","type":"rate_limit_error","param":null,'
+        b'"code":"rate_limit_exceeded","request_id":"req-1","retry_after_s":2}}'
+    )
+
+
+def test_the_sdk_does_not_ask_again_when_a_budget_is_spent() -> None:
+    """FR-003: nothing comes of asking again, so the status is one that SDKs do not retry."""
+    asked: list[httpx2.Request] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request)
+        return httpx2.Response(402, content=refusal.error_body(InsufficientQuota("spent"), "r"))
+
+    http = httpx2.Client(transport=httpx2.MockTransport(answer))
+    with openai.OpenAI(api_key="k", base_url="http://router.test/v1", http_client=http) as sdk:
+        assert sdk.max_retries > 0
+        with pytest.raises(openai.APIStatusError):
+            sdk.models.list()
+
+    assert len(asked) == 1
 
 
 def test_the_members_that_sdks_read_are_there_also_when_empty() -> None:

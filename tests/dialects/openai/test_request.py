@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llmrouter.contracts.call import Call, Operation
 from llmrouter.dialects.openai.request import MEMBERS_MAX, read_call, upstream_body
-from llmrouter.errors import InvalidJson, InvalidRequest
+from llmrouter.errors import InvalidJson, InvalidRequest, UnsupportedParameter
 from tests.dialects.openai import written
 from tests.dialects.openai.written import WHITE, Member
 
@@ -15,7 +15,8 @@ CHAT, COMPLETION = Operation.CHAT, Operation.COMPLETION
 EMBEDDING, RESPONSE = Operation.EMBEDDING, Operation.RESPONSE
 SENSITIVE = [
     *("model", "stream", "stream_options", "n"),
-    *("max_tokens", "max_completion_tokens", "max_output_tokens"),
+    *("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"),
+    *("best_of", "prompt"),
 ]
 
 parse = JSONDecoder().decode
@@ -153,6 +154,17 @@ def test_what_goes_upstream(operation: Operation, body: bytes, sent: bytes) -> N
 
     assert call.model == "a"
     assert upstream_body(call, "b") == sent
+
+
+def test_a_response_is_not_left_to_the_background() -> None:
+    """FR-003: what it uses then is told to nobody here."""
+    with pytest.raises(UnsupportedParameter, match="cannot be fetched here later") as caught:
+        read_call(Operation.RESPONSE, b'{"model":"m","input":"x","background":true}')
+    assert caught.value.param == "background"
+    with pytest.raises(InvalidRequest, match="only in case"):
+        read_call(Operation.RESPONSE, b'{"model":"m","input":"x","Background":true}')
+    for body in (b'{"model":"m","background":false}', b'{"model":"m","background":null}'):
+        assert read_call(Operation.RESPONSE, body).model == "m"
 
 
 def test_embeddings_are_never_streamed() -> None:

@@ -47,7 +47,8 @@ def read(members: dict[str, object]) -> Usage | None:
         ({"total_tokens": 8}, Usage(prompt_tokens=8)),
         ({"completion_tokens": 5, "total_tokens": 8}, Usage(prompt_tokens=3, output_tokens=5)),
         ({"prompt_tokens": 3, "completion_tokens": None}, Usage(prompt_tokens=3)),
-        ({"prompt_tokens": 0, "completion_tokens": 0}, Usage()),
+        ({"prompt_tokens": 0, "completion_tokens": 7}, Usage(output_tokens=7)),
+        ({"prompt_tokens": 10**8}, Usage(prompt_tokens=10**8)),
         ({"prompt_tokens": 3, "completion_tokens": 5, "prompt_tokens_details": None, "completion_tokens_details": None}, Usage(prompt_tokens=3, output_tokens=5)),
         ({"prompt_tokens": 3, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": None}}, Usage(prompt_tokens=3, output_tokens=5)),
         # reasoning that only the total tells of: counted, because it is billed
@@ -83,7 +84,13 @@ def test_usage_is_read_as_servers_write_it(members: dict[str, object], usage: Us
 
 @pytest.mark.parametrize(
     "members",
-    [{}, {"prompt_tokens": None, "completion_tokens": None}, {"queue_time": 0.1}, {"cost": 0.5}],
+    [
+        {},
+        {"prompt_tokens": None, "completion_tokens": None},
+        {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+        {"queue_time": 0.1},
+        {"cost": 0.5},
+    ],
 )
 def test_nothing_counted_is_not_nothing_used(members: dict[str, object]) -> None:
     """SC-005: such a call is estimated, and not free."""
@@ -109,6 +116,7 @@ def test_no_usage_is_none() -> None:
         ({"prompt_tokens": 3, "cost": "0.5"}, Usage(prompt_tokens=3)),
         ({"prompt_tokens": 3, "cost": 0.5}, Usage(prompt_tokens=3, cost_nano_usd=500_000_000)),
         ({"prompt_tokens": -1, "completion_tokens": -1}, None),
+        ({"prompt_tokens": 10**8 + 1, "completion_tokens": 10**12}, None),
         ({"prompt_tokens": 3.5}, None),
         (None, None),
         ([], None),

@@ -1,0 +1,52 @@
+"""Exchanges and holds that stand by themselves, for what looks at one."""
+
+from collections.abc import Awaitable, Mapping
+from typing import cast
+
+from llmrouter.access.patterns import ModelPatterns
+from llmrouter.access.principal import Principal
+from llmrouter.dialects.openai import OpenAI
+from llmrouter.gateway.exchange import Exchange
+from llmrouter.gateway.spending import Flight, Need, Spending, Who
+from llmrouter.http1.downstream import ServerConnection
+from llmrouter.http1.request import Request
+from llmrouter.metering.prices import Price, PriceBook, PriceTable
+from llmrouter.quota.estimate import Estimator
+from llmrouter.quota.leases import Account, Leases
+from llmrouter.quota.reservation import Reservation
+from llmrouter.quota.rulebook import Rulebook
+from llmrouter.routing.deployment import Deployment
+from llmrouter.routing.routes import Route
+from llmrouter.routing.strategy import Ordered
+
+NOW_MS = 1_800_000_000_000
+
+
+class _Nobody:
+    """Serves nothing."""
+
+    def serve(self, exchange: Exchange) -> Awaitable[None]:
+        raise AssertionError("this exchange is not for serving")
+
+
+def idle_exchange() -> Exchange:
+    """An exchange that stands by itself, for what looks at one: it cannot answer."""
+    nowhere = cast("ServerConnection", None)
+    exchange = Exchange(_Nobody(), nowhere, Request(b"/v1/models"), "req_1")
+    exchange.dialect = OpenAI()
+    exchange.principal = Principal(
+        org="acme", team=None, user=None, key_id="k" * 12, models=ModelPatterns()
+    )
+    return exchange
+
+
+def idle_spending(
+    prices: Mapping[str, Price] | None = None, estimator: Estimator | None = None
+) -> Spending:
+    """What a call by no rules holds: 10 tokens of a prompt of 35 bytes, and 20 of output."""
+    leases = Leases(Rulebook({}), wake=lambda: None, flush_journal=lambda: None)
+    table = PriceTable(explicit=dict(prices or {}))
+    flight = Flight(estimator or Estimator(), PriceBook(table), lambda: NOW_MS)
+    route = Route("gpt", [Deployment(upstream="up")], Ordered)
+    need = Need(Who("k" * 12, "gpt"), 10, 20, 10, 25, 35)
+    return Spending(flight, Reservation(leases, Account(()), (1, 30, 0, 1, 0)), route, need, NOW_MS)
