@@ -1,8 +1,9 @@
-"""Units that stand in names and files: milliseconds, and durations as people write them."""
+"""Units that stand in names and files: milliseconds, nano-USD, durations as people write them."""
 
 import re
 
 MS_PER_S = 1000
+NANO_PER_USD = 1_000_000_000
 
 _DURATION = re.compile(r"([0-9]{1,9})(s|m|h|d|w)")
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}

@@ -4,13 +4,13 @@ import datetime
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from decimal import Decimal
 from typing import Annotated, cast
 
 import msgspec
 import typer
 
 from llmrouter.cli.options import CONFIG_DEFAULT, AsJson, ConfigPath, refusals
+from llmrouter.cli.sheet import decimal_usd
 from llmrouter.config.load import load
 from llmrouter.contracts.rule import Kind
 from llmrouter.daemon.administer import administer
@@ -143,8 +143,7 @@ def _amount(value: object, kind: object) -> str:
     """An amount; of money with the cents, and with what is below them only where there is some."""
     if value is None or kind != Kind.USD:
         return _shown(value)
-    whole, _, fraction = f"{Decimal(str(value)):f}".partition(".")
-    return f"{whole}.{fraction.rstrip('0'):0<2}"
+    return decimal_usd(value)
 
 
 def _shown(value: object) -> str:

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from typing import Annotated
 
 import msgspec
@@ -15,6 +14,7 @@ from llmrouter.access.issued import KeyStatus
 from llmrouter.access.ruletext import parse_budget, parse_limit
 from llmrouter.cli.check import rule_text
 from llmrouter.cli.options import CONFIG_DEFAULT, AsJson, ConfigPath, refusals
+from llmrouter.cli.sheet import decimal_usd
 from llmrouter.config.load import load
 from llmrouter.config.names import EVERY_USER
 from llmrouter.config.schema import Config
@@ -235,8 +235,7 @@ def _amount(amount: float, kind: str) -> str:
     """An amount; of money with the cents, and with what is below them only where there is some."""
     if kind != Kind.USD:
         return f"{amount:_}"
-    whole, _, fraction = f"{Decimal(str(amount)):f}".partition(".")
-    return f"{whole}.{fraction.rstrip('0'):0<2}"
+    return decimal_usd(amount)
 
 
 def bar(view: LimitView) -> str:

@@ -6,12 +6,14 @@ narrow bars give way first, and then lines run on in the next one.
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 
 import msgspec
 from rich.console import Console, Group
 from rich.text import Text
 
-NANO_PER_USD = 10**9
+from llmrouter.units import NANO_PER_USD
+
 BAR_CELLS = 20
 _BAR_CELLS_MIN = 4
 _BAR, _BAR_IN_ASCII = "█", "#"
@@ -110,6 +112,12 @@ def usd(nano_usd: int) -> str:
     whole, nano = divmod(abs(nano_usd), NANO_PER_USD)
     fraction = f"{nano:09}".rstrip("0")
     return f"{'-' if nano_usd < 0 else ''}{whole}.{fraction:0<2}"
+
+
+def decimal_usd(amount: object) -> str:
+    """Money that is in USD already, with the cents, and below them only what there is."""
+    whole, _, fraction = f"{Decimal(str(amount)):f}".partition(".")
+    return f"{whole}.{fraction.rstrip('0'):0<2}"
 
 
 def rounded_usd(nano_usd: int) -> str:

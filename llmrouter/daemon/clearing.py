@@ -10,10 +10,10 @@ there before, and nobody who follows the journals can take it for the file that 
 import contextlib
 import fcntl
 import itertools
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from llmrouter.files import sync_directory
 from llmrouter.metering.follow import read_header
 from llmrouter.metering.journal import journal_paths, name_parts
 from llmrouter.metering.replay import UnknownFormat
@@ -38,7 +38,8 @@ def clear(
     deleted = 0
     for path in list(unneeded(journal_dir, counted, durable())):
         deleted += _delete(path)
-    _sync(journal_dir)  # before positions are forgotten, or what came back would be read anew
+    # Before positions are forgotten, or what came back would be read anew.
+    sync_directory(journal_dir)
     return deleted
 
 
@@ -85,14 +86,6 @@ def _delete(path: Path) -> bool:
         path.unlink()
         return True
     return False
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _worker(path: Path) -> str:

@@ -10,9 +10,7 @@ from llmrouter.access.key import is_id
 from llmrouter.contracts.rule import Kind
 from llmrouter.daemon.eventbook import EVENTS_MAX, LIST_DEFAULT, EventBook
 from llmrouter.quota.denials import Denial, read_bucket
-from llmrouter.units import MS_PER_S
-
-_NANO_USD = 10**9
+from llmrouter.units import MS_PER_S, NANO_PER_USD
 
 
 class _Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,7 +45,7 @@ class EventDesk:
 def view(row: Denial) -> dict[str, object]:
     """An event as people and scripts see it; money is in USD, and what is summed up is null."""
     bucket = read_bucket(row.bucket)
-    unit = _NANO_USD if bucket is not None and bucket.kind is Kind.USD else 1
+    unit = NANO_PER_USD if bucket is not None and bucket.kind is Kind.USD else 1
     amounts = {"limit": row.limit, "balance": row.balance, "wanted": row.wanted}
     return {
         "first_at": _iso_ms(row.at_ms),

@@ -9,9 +9,7 @@ from llmrouter.access.ruletext import show
 from llmrouter.contracts.rule import Kind, Scope
 from llmrouter.quota.ledger import Standing
 from llmrouter.quota.rulebook import Bucketed, Rulebook
-from llmrouter.units import MS_PER_S
-
-NANO_PER_USD = 1_000_000_000
+from llmrouter.units import MS_PER_S, NANO_PER_USD
 
 
 class LimitView(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,6 +33,7 @@ import msgspec
 
 from llmrouter.access.key import DIGEST_KEY_BYTES
 from llmrouter.contracts.store import Store, StoreError
+from llmrouter.files import sync_directory
 from llmrouter.stores.diskcache import DiskcacheStore
 
 FORMAT = 2
@@ -138,7 +139,7 @@ def _open(path: Path, wait_s: float, stack: contextlib.ExitStack) -> State:
 def _make_directory(path: Path) -> None:
     if not path.exists():
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     if not path.is_dir():
         raise StateError(f"the state {path} is not a directory; give another in router.toml")
     _refuse_other_owner(path)
@@ -211,7 +212,7 @@ def _migrate(path: Path) -> None:
     _write_durably(backup, _read_small(marker))
     _write_durably(path / _UNFINISHED, msgspec.json.encode(Marker(FORMAT)) + b"\n")
     os.rename(path / _UNFINISHED, path / _MARKER)
-    _sync_directory(path)
+    sync_directory(path)
     _log.info("state=%s migrated from format %d to %d; backup=%s", path, found, FORMAT, backup)
 
 
@@ -250,9 +251,9 @@ def _make(path: Path) -> None:
     if (path / _STORE).exists():  # the last start was killed while it made this
         shutil.rmtree(path / _STORE)
     DiskcacheStore.create(path / _STORE).close()
-    _sync_directory(path / _STORE)
+    sync_directory(path / _STORE)
     os.rename(path / _UNFINISHED, path / _MARKER)
-    _sync_directory(path)
+    sync_directory(path)
 
 
 def _read_digest_key(file: Path) -> bytes:
@@ -280,12 +281,4 @@ def _write_durably(file: Path, content: bytes) -> None:
         writer.write(content)
         writer.flush()
         os.fsync(writer.fileno())
-    _sync_directory(file.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(file.parent)

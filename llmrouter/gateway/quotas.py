@@ -17,9 +17,8 @@ from llmrouter.errors import (
 )
 from llmrouter.quota.leases import REQUESTS, TOKENS, Lease, Refusal
 from llmrouter.quota.messages import Reason
-from llmrouter.units import MS_PER_S
+from llmrouter.units import MS_PER_S, NANO_PER_USD
 
-NANO_PER_USD = 1_000_000_000
 MINUTE_MS = 60 * MS_PER_S
 SOON_S = 1
 """Retry-After where only other calls can make room, and nobody knows when."""

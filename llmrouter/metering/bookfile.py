@@ -24,6 +24,8 @@ from pathlib import Path
 
 import msgspec
 
+from llmrouter.files import sync_directory
+
 LOCK_TIMEOUT_S = 5.0  # another tool may hold a lock, and briefly
 
 _APPLICATION_ID = 0x4C4C4D52  # tells our file from any other database
@@ -236,15 +238,7 @@ def _back_up(db: sqlite3.Connection, backup: Path) -> None:
     finally:
         os.close(descriptor)
         unfinished.unlink(missing_ok=True)
-    _sync_directory(backup.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(backup.parent)
 
 
 def _named(path: Path, error: Exception) -> BooksError:

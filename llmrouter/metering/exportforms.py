@@ -24,7 +24,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-NANO_PER_USD = 10**9
+from llmrouter.units import NANO_PER_USD
+
 _NANO_PER_CENT = 10**7
 LINE_ITEM = "line_item"
 """Holds more than a model's name."""

@@ -18,8 +18,8 @@ from typing import Self
 import msgspec
 
 from llmrouter.contracts.call import Usage
+from llmrouter.units import NANO_PER_USD
 
-NANO_USD_PER_USD = 1_000_000_000
 PRICED_TOKENS = 1_000_000
 """How many tokens a price is for."""
 
@@ -38,7 +38,7 @@ def nano_usd(usd: UsdAmount) -> int:
         amount = Decimal("nan")
     if not amount.is_finite() or amount < 0:
         raise ValueError(f"{usd!r} is not an amount of USD; write one such as 2.50, 0 or more")
-    return int((amount * NANO_USD_PER_USD).to_integral_value(ROUND_HALF_UP))
+    return int((amount * NANO_PER_USD).to_integral_value(ROUND_HALF_UP))
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,7 +139,7 @@ def _in_usd(rates: Rates) -> str:
 
 
 def _usd(nano: int) -> str:
-    whole, part = divmod(nano, NANO_USD_PER_USD)
+    whole, part = divmod(nano, NANO_PER_USD)
     return f"{whole}.{part:09d}".rstrip("0").rstrip(".")
 
 

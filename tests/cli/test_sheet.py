@@ -13,6 +13,7 @@ from llmrouter.cli.sheet import (
     Sheet,
     bar,
     count,
+    decimal_usd,
     drawn,
     lines,
     name,
@@ -136,3 +137,17 @@ def test_thousands_are_set_apart() -> None:
 )
 def test_a_name_cannot_command_the_terminal(text: str | None, shown: str) -> None:
     assert name(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [
+        (20, "20.00"),
+        (0.5, "0.50"),
+        (0.0023625, "0.0023625"),
+        (1e-9, "0.000000001"),
+        (-1.5, "-1.50"),
+    ],
+)
+def test_money_in_usd_has_its_cents_and_what_is_below_them(amount: float, shown: str) -> None:
+    assert decimal_usd(amount) == shown

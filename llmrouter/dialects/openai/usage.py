@@ -10,8 +10,8 @@ from typing import Annotated
 import msgspec
 
 from llmrouter.contracts.call import Usage
+from llmrouter.units import NANO_PER_USD
 
-_NANO_USD = 1_000_000_000
 _COUNT_MAX = 10**8
 """Tokens that a call can have used: more than any body and any answer of it holds. Whoever claims
 more has not counted; taken at its word, a limit a minute would be used up for years."""
@@ -85,7 +85,7 @@ def _cached_elsewhere(found: Counts) -> int:
 
 def _nano_usd(cost: float | _Costs) -> int | None:
     usd = cost.total_cost if isinstance(cost, _Costs) else cost
-    return None if usd is None or usd > _USD_MAX else round(usd * _NANO_USD)
+    return None if usd is None or usd > _USD_MAX else round(usd * NANO_PER_USD)
 
 
 def odd_usage(value: object) -> Usage | None:
