@@ -8,6 +8,7 @@ from typing import Annotated
 
 import msgspec
 
+from llmrouter.access.mapping import ModelMap
 from llmrouter.access.patterns import ModelPatterns
 from llmrouter.access.ruletext import show
 from llmrouter.contracts.rule import Kind, Rule
@@ -17,6 +18,7 @@ USER_CHARS_MAX = 128  # people are often named by their e-mail address
 LAST_S = 253_402_300_799  # the last second that has a date, in the year 9999
 LIFETIME_S_MAX = 100 * 365 * 86_400  # a longer wish is a typing error
 RULES_MAX = 32  # of one key: every call may have to reserve from the buckets of all of them
+KEY_MAPPED_MAX = 32  # of one key: every worker holds the maps of all keys
 
 
 class KeyStatus(enum.Enum):
@@ -37,6 +39,8 @@ class KeyTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What the key is for, in the admin's words."""
     models: tuple[str, ...] = ()
     """Patterns of the models that it opens; none means every model of the org."""
+    model_map: dict[str, str] = {}
+    """From a name or pattern that is asked for by it to the model that serves instead."""
     expires_in_s: int | None = None
     rules: tuple[Rule, ...] = ()
     """Its own limits and budgets, beside those of its org, team and user."""
@@ -51,6 +55,7 @@ class KeyTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             if value is not None:
                 _check_name(what, value, chars_max)
         ModelPatterns(self.models)
+        _check_map(self.model_map)
         _check_lifetime(self.expires_in_s)
         _check_rules(self.rules)
 
@@ -67,6 +72,8 @@ class KeyChanges(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     models: tuple[str, ...] | None = None
     """Instead of those that it had; none of them means every model of the org."""
+    model_map: dict[str, str] | None = None
+    """Instead of the whole map that it had."""
     expires_in_s: int | msgspec.UnsetType | None = msgspec.UNSET
     """From the change on; None means never."""
 
@@ -75,6 +82,8 @@ class KeyChanges(msgspec.Struct, frozen=True, kw_only=True):
             _check_name("name", self.name, NAME_CHARS_MAX)
         if self.models is not None:
             ModelPatterns(self.models)
+        if self.model_map is not None:
+            _check_map(self.model_map)
         if self.expires_in_s is not msgspec.UNSET:
             _check_lifetime(self.expires_in_s)
         _check_rules(self.rules)
@@ -89,6 +98,7 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None
     name: str | None
     models: tuple[str, ...]
+    model_map: dict[str, str]
     limits: tuple[str, ...]
     """As they can be given again."""
     budgets: tuple[str, ...]
@@ -111,12 +121,14 @@ class IssuedKey(
     user: str | None = None
     name: str | None = None
     models: tuple[str, ...] = ()
+    model_map: dict[str, str] = {}
+    """A key that has any cannot be read by a version that knew of none, nor one with rules."""
     created_at_s: int
     expires_at_s: int | None = None
     """The first second in which the key is refused."""
     revoked_at_s: int | None = None
     rules: tuple[Rule, ...] = ()
-    """Limits and budgets. A key that has any cannot be read by a version that knew of none."""
+    """Limits and budgets."""
 
     def __repr__(self) -> str:
         return f"<IssuedKey {self.id} org={self.org!r} revoked={self.revoked_at_s is not None}>"
@@ -139,7 +151,7 @@ class IssuedKey(
         if changes == KeyChanges():
             raise ValueError(
                 "nothing to change was given; give a limit, a budget, a rule to remove,"
-                " a name, models or an expiry, such as --limit requests=100/minute"
+                " a name, models, a map or an expiry, such as --limit requests=100/minute"
             )
         expires_at_s = self.expires_at_s
         if changes.expires_in_s is not msgspec.UNSET:
@@ -148,6 +160,7 @@ class IssuedKey(
             self,
             name=self.name if changes.name is None else changes.name,
             models=self.models if changes.models is None else changes.models,
+            model_map=self.model_map if changes.model_map is None else changes.model_map,
             expires_at_s=expires_at_s,
             rules=_changed_rules(self.rules, changes),
         )
@@ -161,6 +174,7 @@ class IssuedKey(
             user=self.user,
             name=self.name,
             models=self.models,
+            model_map=self.model_map,
             limits=tuple(show(rule) for rule in self.rules if rule.kind is not Kind.USD),
             budgets=tuple(show(rule) for rule in self.rules if rule.kind is Kind.USD),
             created_at=iso_utc(self.created_at_s),
@@ -196,6 +210,12 @@ def expiry_s(expires_in_s: int | None, now_s: float) -> int | None:
 def _check_lifetime(expires_in_s: int | None) -> None:
     if expires_in_s is not None and not 0 < expires_in_s <= LIFETIME_S_MAX:
         raise ValueError("a key expires after at least 1 s and at most 100 years")
+
+
+def _check_map(model_map: dict[str, str]) -> None:
+    ModelMap(model_map)
+    if (count := len(model_map)) > KEY_MAPPED_MAX:
+        raise ValueError(f"{count} mapped models are too many for a key; {KEY_MAPPED_MAX} fit")
 
 
 def _check_rules(rules: Iterable[Rule]) -> None:

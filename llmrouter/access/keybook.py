@@ -4,6 +4,7 @@ The supervisor uses it for the control socket, and the CLI uses it directly whil
 only one of them can have the state open, so a read followed by a write is safe here.
 """
 
+import hmac
 import secrets
 
 import msgspec
@@ -59,6 +60,26 @@ class KeyBook:
             raise UnknownKey(f"no key has the id {key_id!r}; `llmrouter keys list` shows all ids")
         return self._read(_PREFIX + key_id, value)
 
+    def find(self, text: str) -> IssuedKey:
+        """Find one key by its id, or by its whole text. Raises UnknownKey, which repeats neither.
+
+        Who gives the text is told no more of it than whether it is right.
+        """
+        presented = text.encode(errors="replace")
+        key_id = read_id(presented)
+        if is_id(text):
+            return self.get(text)
+        if key_id is None or not is_id(key_id.decode(errors="replace")):
+            raise UnknownKey(
+                "that is neither a key nor the id of one: an id is 12 letters and digits,"
+                " as `llmrouter keys list` shows"
+            )
+        value = self._store.get(name := _PREFIX + key_id.decode())
+        key = None if value is None else self._read(name, value)
+        if key is None or not hmac.compare_digest(self._digest(presented).hex(), key.digest):
+            raise UnknownKey("the key that was given is none of ours; give its id, or copy it anew")
+        return key
+
     def update(self, key_id: str, changes: KeyChanges, now_s: float) -> IssuedKey:
         """Change a key that is not revoked.
 
@@ -103,6 +124,7 @@ def _issue(terms: KeyTerms, text: str, digest: bytes, now_s: int) -> IssuedKey:
         user=terms.user,
         name=terms.name,
         models=terms.models,
+        model_map=terms.model_map,
         created_at_s=now_s,
         expires_at_s=expiry_s(terms.expires_in_s, now_s),
         rules=terms.rules,

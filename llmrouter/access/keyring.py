@@ -16,8 +16,9 @@ import msgspec
 
 from llmrouter.access.issued import IssuedKey, iso_utc
 from llmrouter.access.key import Digest, read_id
+from llmrouter.access.mapping import ModelMap
 from llmrouter.access.patterns import ModelPatterns
-from llmrouter.access.principal import Principal
+from llmrouter.access.principal import NO_MAP, Principal
 from llmrouter.errors import ExpiredKey, InvalidKey, RevokedKey
 
 _INVALID = "the key is not valid; check that it was copied whole, or ask your admin for a new one"
@@ -74,6 +75,18 @@ class Keyring:
             raise _ended(entry)
         return entry.principal
 
+    def find(
+        self, key_id: str, now_s: float
+    ) -> tuple[Principal, ExpiredKey | RevokedKey | None] | None:
+        """Who a key stands for, and why it is refused if it is; None for an id that nobody has.
+
+        For those who may see all keys: it takes no secret.
+        """
+        entry = self._entries.get(key_id.encode())
+        if entry is None or entry.principal is None:
+            return None
+        return entry.principal, _ended(entry) if now_s >= entry.ends_at_s else None
+
 
 def _entry(key: IssuedKey) -> _Entry:
     ends_at_s = math.inf if key.expires_at_s is None else float(key.expires_at_s)
@@ -85,6 +98,7 @@ def _entry(key: IssuedKey) -> _Entry:
             user=key.user,
             key_id=key.id,
             models=ModelPatterns(key.models) if key.models else _EVERY_MODEL,
+            model_map=ModelMap(key.model_map) if key.model_map else NO_MAP,
         ),
         revoked_at_s=key.revoked_at_s,
         ends_at_s=ends_at_s if key.revoked_at_s is None else -math.inf,

@@ -2,7 +2,10 @@
 
 import msgspec
 
+from llmrouter.access.mapping import ModelMap
 from llmrouter.access.patterns import ModelPatterns
+
+NO_MAP = ModelMap()
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -14,3 +17,5 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     key_id: str
     models: ModelPatterns
     """The models that the key opens, of those open to its org and team."""
+    model_map: ModelMap = NO_MAP
+    """Which model serves those who ask for another by this key."""

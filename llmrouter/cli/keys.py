@@ -1,5 +1,6 @@
 """`llmrouter keys`: issue keys, look at them, change them, end them; with the daemon up or down."""
 
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, TypeVar, cast
@@ -8,13 +9,12 @@ import msgspec
 import typer
 
 from llmrouter.access import ruletext
+from llmrouter.access.mapping import read_map
+from llmrouter.cli.keynotes import map_notes, org_notes, rule_notes
 from llmrouter.cli.options import CONFIG_DEFAULT, AsJson, ConfigPath, refusals
 from llmrouter.config.load import load
-from llmrouter.config.names import aliases, find_model
-from llmrouter.config.references import covers_any
 from llmrouter.config.schema import Config
-from llmrouter.contracts.patterns import is_pattern
-from llmrouter.contracts.rule import MODEL_PREFIX, Rule
+from llmrouter.contracts.rule import Rule
 from llmrouter.daemon.administer import administer
 from llmrouter.units import duration_s
 
@@ -23,9 +23,10 @@ keys = typer.Typer(no_args_is_help=True, help="Issue keys, look at them, change 
 View = dict[str, object]
 _Value = TypeVar("_Value")
 _COLUMNS = (
-    "id", "org", "team", "user", "name", "models", "limits", "budgets",
+    "id", "org", "team", "user", "name", "models", "model_map", "limits", "budgets",
     "created_at", "expires_at", "status",
 )  # fmt: skip
+_NO_MAP = "none"
 _NEVER_S = 0
 """Stands for `never` where None means that nothing was said; no duration is as short."""
 
@@ -80,6 +81,15 @@ def create(
         list[str] | None,
         typer.Option(help="A model, or a pattern such as 'gpt-4o*', that it opens; repeatable."),
     ] = None,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="gpt-4=gpt-4o-mini",
+            help="A name, or a pattern of names, and the model that serves those who ask for it by"
+            " this key; repeatable.",
+        ),
+    ] = None,
     expires: Annotated[
         int | None,
         typer.Option(parser=_read(duration_s), metavar="90d", help="How long it lives."),
@@ -96,11 +106,12 @@ def create(
     """
     terms = {"org": org, "team": team, "user": user, "name": name, "expires_in_s": expires}
     args: View = {**terms, "models": _split(models or []), **_texts(limits, budgets)}
+    args["model_map"] = _model_map(maps or [])
     with refusals():
         loaded = load(config)
         created = _administer(loaded, "keys.create", args)
-    _warn_of_unknown_org(loaded, org, team)
-    _warn_of_unserved_models(loaded, limits, budgets)
+    rules = (*(limits or []), *(budgets or []))
+    _note(org_notes(loaded, org, team), rule_notes(loaded, rules), _map_notes(loaded, created))
     try:
         if as_json:
             _print_json(created)
@@ -131,6 +142,14 @@ def update(
         list[str] | None,
         typer.Option(help="What it opens instead of what it did; '*' is everything; repeatable."),
     ] = None,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="gpt-4=gpt-4o-mini|none",
+            help="Its map instead of the one that it had; 'none' takes that off; repeatable.",
+        ),
+    ] = None,
     expires: Annotated[
         int | None,
         typer.Option(
@@ -150,12 +169,15 @@ def update(
     args: View = {"id": key_id, "name": name, "remove": remove or [], **_texts(limits, budgets)}
     if models:
         args["models"] = _split(models)
+    if maps:
+        args["model_map"] = _model_map(maps)
     if expires is not None:
         args["expires_in_s"] = None if expires == _NEVER_S else expires
     with refusals():
         loaded = load(config)
         view = _administer(loaded, "keys.update", args)
-    _warn_of_unserved_models(loaded, limits, budgets)
+    rules = (*(limits or []), *(budgets or []))
+    _note(rule_notes(loaded, rules), _map_notes(loaded, view) if maps or models else ())
     _print_view(view, as_json=as_json)
 
 
@@ -206,6 +228,13 @@ def _split(models: Iterable[str]) -> list[str]:
     return [part for text in models for part in text.split(",")]
 
 
+def _model_map(texts: list[str]) -> dict[str, str]:
+    try:
+        return {} if texts == [_NO_MAP] else read_map(texts)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="'--map'") from error
+
+
 def _texts(limits: list[Rule] | None, budgets: list[Rule] | None) -> View:
     return {
         "limits": [ruletext.show(rule) for rule in limits or []],
@@ -213,35 +242,15 @@ def _texts(limits: list[Rule] | None, budgets: list[Rule] | None) -> View:
     }
 
 
-def _warn_of_unknown_org(config: Config, org: str, team: str | None) -> None:
-    table = config.orgs.get(org)
-    if table is None:
-        _say(f"note: router.toml has no [orgs.{org}], so no limits or budgets of it apply")
-    elif team is not None and team not in table.teams:
-        _say(f"note: router.toml has no [orgs.{org}.teams.{team}]: only what the org has applies")
+def _note(*notes: Iterable[str]) -> None:
+    for note in itertools.chain(*notes):
+        _say(f"note: {note}")
 
 
-def _warn_of_unserved_models(
-    config: Config, limits: list[Rule] | None, budgets: list[Rule] | None
-) -> None:
-    for rule in (*(limits or []), *(budgets or [])):
-        other = rule.at_limit.removeprefix(MODEL_PREFIX)
-        if other != rule.at_limit and find_model(config.models, other) is None:
-            _say(f"note: no model in router.toml serves {other!r}, the at_limit of {rule.name}")
-        if rule.model is not None and (note := _never_counted(config, rule.model)):
-            _say(f"note: {note}: {rule.name} counts nothing")
-
-
-def _never_counted(config: Config, model: str) -> str | None:
-    """Why no call counts as one to `model`, if so."""
-    if is_pattern(model):
-        covers = covers_any(model, config.models)
-        return None if covers else f"no model in router.toml is covered by {model!r}"
-    if (of := aliases(config.models).get(model)) is not None:
-        return f"{model!r} is an alias, whose calls are counted as {of!r}"
-    if find_model(config.models, model) is None:
-        return f"no model in router.toml serves {model!r}"
-    return None
+def _map_notes(config: Config, view: View) -> Iterator[str]:
+    org, team = cast("str", view["org"]), cast("str | None", view["team"])
+    models, model_map = cast("list[str]", view["models"]), cast("dict[str, str]", view["model_map"])
+    return map_notes(config, org, team, models, model_map)
 
 
 def _print_view(view: View, *, as_json: bool) -> None:
@@ -266,6 +275,8 @@ def _table(views: Iterable[Mapping[str, object]]) -> Iterator[str]:
 
 
 def _shown(field: str, value: object) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{asked}={served}" for asked, served in value.items()) or "-"
     if isinstance(value, list):
         return " ".join(map(str, value)) or ("every model" if field == "models" else "-")
     return "-" if value is None else str(value)

@@ -5,6 +5,7 @@ import typer
 from llmrouter.cli.check import check
 from llmrouter.cli.demo import demo
 from llmrouter.cli.events import events
+from llmrouter.cli.explain import explain
 from llmrouter.cli.keys import keys
 from llmrouter.cli.orgs import orgs
 from llmrouter.cli.serve import serve
@@ -23,6 +24,7 @@ app.add_typer(keys, name="keys")
 app.add_typer(orgs, name="orgs")
 app.add_typer(usage, name="usage")
 app.command()(events)
+app.command()(explain)
 app.command()(demo)
 
 

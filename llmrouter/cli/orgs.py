@@ -12,8 +12,8 @@ from rich.text import Text
 
 from llmrouter.access.issued import KeyStatus
 from llmrouter.access.ruletext import parse_budget, parse_limit
-from llmrouter.cli.check import rule_text
 from llmrouter.cli.options import CONFIG_DEFAULT, AsJson, ConfigPath, refusals
+from llmrouter.cli.overview import rule_text
 from llmrouter.cli.sheet import decimal_usd
 from llmrouter.config.load import load
 from llmrouter.config.names import EVERY_USER

@@ -179,6 +179,7 @@ def _deployment(total: Total) -> tuple[str, str]:
 
 def _usage(model: str, total: Total) -> DayUsage:
     amounts = {measure.value: getattr(total.tally, measure) for measure in Measure}
+    amounts[Measure.CALLS] += total.tally.other_attempts  # to the provider one is like the other
     return DayUsage(total.group[0] or "", model, **amounts)
 
 

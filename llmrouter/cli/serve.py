@@ -37,4 +37,9 @@ async def _serve(config: Config, state: State) -> None:
 
 
 def _announce(supervisor: Supervisor) -> None:
-    _log.info("serving addresses=%s pid=%d", ",".join(supervisor.addresses), os.getpid())
+    _log.info(
+        "serving addresses=%s admin=%s pid=%d",
+        ",".join(supervisor.addresses),
+        ",".join(supervisor.admin_addresses),
+        os.getpid(),
+    )

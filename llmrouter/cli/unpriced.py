@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from llmrouter.config.problems import Problem, key_text
 from llmrouter.config.quotas import Ruled, counted_model, ruled
 from llmrouter.config.references import covers_any
 from llmrouter.config.schema import Config, Deployment
 from llmrouter.contracts.patterns import is_pattern
 from llmrouter.daemon.pricelist import PriceListError, read_now
-from llmrouter.daemon.rules import prices
+from llmrouter.daemon.rules import prices, prices_at
 from llmrouter.metering.prices import PriceBook, PriceTable
 
 _MODELS_SHOWN_MAX = 8
@@ -43,7 +45,7 @@ def unpriced(config: Config, listed: PriceTable) -> Missing:
 
     Of a pattern only what holds for all of its names: that the list knows nobody behind it.
     """
-    table = PriceTable(explicit=prices(config), providers=listed.providers, listed=listed.listed)
+    table = msgspec.structs.replace(listed, explicit=prices(config), explicit_at=prices_at(config))
     book = PriceBook(table)
     found = {
         name: tuple(
@@ -66,12 +68,13 @@ def _has_price(name: str, deployment: Deployment, book: PriceBook, table: PriceT
 
 
 def _listed(config: Config) -> PriceTable:
-    """What the list says of the upstreams whose models have no price of their own in the file."""
+    """What the list says of the upstreams that serve what has no price in the file."""
     wanted = {
         deployment.upstream
         for model in config.models.values()
         if model.price is None
         for deployment in model.deployments
+        if deployment.price is None
     }
     urls = {
         name: upstream.url

@@ -8,13 +8,14 @@ import msgspec
 from llmrouter.cli.sheet import Sheet, count, name, rounded_usd, shares, usd
 from llmrouter.cli.times import iso
 from llmrouter.metering.accounts import BookedCall, Dimension, Period, Report, Total
-from llmrouter.metering.books import Tally
+from llmrouter.metering.booking import Tally
 
 Record = dict[str, object]
 _MONEY = {"cost_nano_usd": "cost_usd", "reported_nano_usd": "reported_usd"}
 """The names that amounts have where they are in USD."""
 _TOTALS = {
     "calls": "calls",
+    "other_attempts": "other attempts",
     "errors": "errors",
     "estimated": "estimated",
     "interrupted": "interrupted",
@@ -164,9 +165,10 @@ def _cells(tally: Tally, measures: Sequence[str]) -> list[str]:
 def _call_cells(call: BookedCall) -> list[str]:
     cost = "-" if call.cost_nano_usd is None else rounded_usd(call.cost_nano_usd)
     who = map(name, (call.org, call.team, call.user, call.key_id, call.model, call.deployment))
+    notes = ["attempt"] * (not call.attempts) + ["estimated"] * call.estimated
     return [
         *(iso(call.at_ms), name(call.request_id), *who),
-        *(str(call.status), call.outcome + (" (estimated)" if call.estimated else "")),
+        *(str(call.status), call.outcome + (f" ({', '.join(notes)})" if notes else "")),
         *map(count, (call.prompt_tokens, call.cached_tokens, call.output_tokens)),
         *(cost, "-" if call.duration_ms is None else count(call.duration_ms)),
     ]

@@ -2,7 +2,7 @@
 
 `schema` says what the file may hold, key by key. `load` reads one file: TOML syntax first, then
 shape (`explain` words what the schema refuses), then meaning (`checks`, `addresses`, `names`,
-`references`, `quotas`).
+`references`, `quotas`; of what orgs may use, `grants`, `tags` and `maps`).
 A step that fails reports everything it found, as `problems`, and ends the load: what depends on a
 broken part is not judged. `credentials` resolves secrets, so that a `Config` never holds one;
 `notes` says what is allowed but probably not meant; `effective` writes a `Config` back as TOML.

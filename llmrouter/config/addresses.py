@@ -64,6 +64,11 @@ def listen_addresses(server: Server) -> tuple[Address, ...]:
     return tuple(map(read_address, listen_texts(server)))
 
 
+def admin_address(server: Server) -> Address:
+    """Where health is answered, of settings that were checked."""
+    return read_address(server.admin_listen)
+
+
 def listen_findings(server: Server) -> Findings:
     """Addresses that cannot be read, and addresses that cannot both be listened on."""
     listed = isinstance(server.listen, tuple)

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from llmrouter.config.addresses import listen_findings, url_problem
+from llmrouter.config.maps import map_findings
 from llmrouter.config.names import name_findings
 from llmrouter.config.problems import Findings, Key
 from llmrouter.config.quotas import quota_findings
 from llmrouter.config.references import model_findings, org_findings
 from llmrouter.config.schema import Credential, Settings
+from llmrouter.config.tags import tag_findings
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -44,7 +46,7 @@ def server_findings(settings: Settings) -> Findings:
 
 
 def upstream_findings(settings: Settings) -> Findings:
-    """Base URLs, probes, and where credentials are said to be."""
+    """Base URLs, probes, breakers, and where credentials are said to be."""
     for name, upstream in settings.upstreams.items():
         key: Key = ("upstreams", name)
         if problem := url_problem(upstream.url):
@@ -53,6 +55,13 @@ def upstream_findings(settings: Settings) -> Findings:
             yield from _credential_findings(upstream.credential, (*key, "credential"))
         if upstream.health is not None and not re.fullmatch(r"/[!-~]*", upstream.health.path):
             yield (*key, "health", "path"), 'is no path; write one from its slash, as in "/models"'
+        breaker = upstream.breaker
+        if breaker.rest > breaker.rest_max:
+            yield (
+                (*key, "breaker", "rest"),
+                f"is longer than rest_max (value {breaker.rest:g}); "
+                f"make it at most {breaker.rest_max:g}, or rest_max longer",
+            )
 
 
 def auth_findings(settings: Settings) -> Findings:
@@ -69,6 +78,8 @@ CHECKS: tuple[Callable[[Settings], Findings], ...] = (
     upstream_findings,
     model_findings,
     org_findings,
+    tag_findings,
+    map_findings,
     quota_findings,
     auth_findings,
 )

@@ -35,6 +35,9 @@ _BY_NAME = {
     "teams": "one table for each team, such as [orgs.acme.teams.research]",
     "users": 'one table for each user, such as [orgs.acme.users."ann@example.com"]',
     "oidc": "one table for each identity provider, such as [auth.oidc.corp]",
+    "tags": 'a table of words, such as { region = "eu" }',
+    "require": 'a table of words, such as { region = "eu" }',
+    "model_map": 'a table of names, such as { "gpt-4" = "gpt-4o-mini" }',
 }
 
 
@@ -44,6 +47,8 @@ def explain(raw: object, kind: inspect.Type, key: Key = ()) -> Findings:
         case inspect.StructType() if isinstance(raw, dict):
             yield from _table(raw, kind, key)
         case inspect.DictType() if isinstance(raw, dict):
+            if kind.max_length is not None and len(raw) > kind.max_length:
+                yield key, f"holds {len(raw)} names; make it at most {kind.max_length}"
             for name, value in raw.items():
                 yield from explain(value, kind.value_type, (*key, name))
         case inspect.VarTupleType() if isinstance(raw, list) and _has_length(raw, kind):
@@ -78,7 +83,7 @@ def _union(raw: object, kind: inspect.UnionType, key: Key) -> Findings:
     meant = next((branch for branch in branches if _is_meant_for(raw, branch)), None)
     if meant is not None or len(branches) == 1:
         yield from explain(raw, meant or branches[0], key)
-    else:
+    elif not any(_fits(raw, branch) for branch in branches):
         expected = " or ".join(_expected(branch, key) for branch in branches)
         yield key, f"must be {expected} (value {shown(raw, key)})"
 
@@ -130,7 +135,8 @@ def _expected(kind: inspect.Type, key: Key) -> str:
         case inspect.BoolType():
             return "true or false"
         case inspect.LiteralType():
-            return "one of " + ", ".join(f"'{value}'" for value in kind.values)
+            words = ", ".join(f"'{value}'" for value in kind.values)
+            return words if len(kind.values) == 1 else f"one of {words}"
         case inspect.VarTupleType():
             return "a list" + _count(kind)
         case _:

@@ -8,17 +8,15 @@ import os
 import stat
 from urllib.parse import urlsplit
 
+from llmrouter.config.maps import map_notes
 from llmrouter.config.problems import Findings, Key, Problem, key_text
 from llmrouter.config.quotas import quota_notes
 from llmrouter.config.references import uncovered_patterns
-from llmrouter.config.schema import SERVED_DIALECTS, SERVED_STRATEGIES, Config, Upstream
+from llmrouter.config.routenotes import route_notes
+from llmrouter.config.schema import SERVED_DIALECTS, Config, Upstream
+from llmrouter.config.tags import tag_notes
 
 NO_EFFECT_YET: dict[tuple[str, ...], str] = {
-    ("server", "admin_listen"): "nothing listens there",
-    ("upstreams", "*", "concurrent"): "calls to an upstream are not counted",
-    ("upstreams", "*", "health"): "upstreams are not probed",
-    ("models", "*", "fallbacks"): "no other model is tried",
-    ("models", "*", "retry"): "its figures are not used",
     ("orgs", "*", "weight"): "all orgs are treated alike",
     ("orgs", "*", "priority"): "all calls are treated alike",
     ("auth",): "only our own keys are accepted",
@@ -32,9 +30,11 @@ def notes(config: Config) -> list[Problem]:
     """Everything worth an operator's look that is no reason to refuse the file."""
     found = (
         *_without_effect(config),
-        *_strategies(config),
         *_upstreams(config),
         *_models(config),
+        *route_notes(config),
+        *tag_notes(config),
+        *map_notes(config),
         *quota_notes(config),
         *_readable_files(config),
     )
@@ -50,18 +50,12 @@ def _without_effect(config: Config) -> Findings:
                 yield key, f"has no effect yet: {instead}"
 
 
-def _strategies(config: Config) -> Findings:
-    for name, model in config.models.items():
-        if model.strategy not in SERVED_STRATEGIES:
-            yield (
-                ("models", name, "strategy"),
-                f"'{model.strategy}' has no effect yet: it is served as '{SERVED_STRATEGIES[0]}'",
-            )
-
-
 def _upstreams(config: Config) -> Findings:
     used = {
-        deployment.upstream for model in config.models.values() for deployment in model.deployments
+        place.upstream
+        for model in config.models.values()
+        for place in (*model.deployments, model.shadow)
+        if place is not None
     }
     for name, upstream in config.upstreams.items():
         if upstream.dialect not in SERVED_DIALECTS:

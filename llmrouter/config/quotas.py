@@ -12,7 +12,7 @@ from llmrouter.config.money import nano_usd
 from llmrouter.config.names import counted_as, matches
 from llmrouter.config.problems import Findings, Key, did_you_mean, key_text
 from llmrouter.config.references import covers_any, model_problem, reference_problem
-from llmrouter.config.schema import WAIT_S, Budget, Limit, Model, Org, Settings, Team, User
+from llmrouter.config.schema import WAIT_S, Budget, Limit, Model, Org, Price, Settings, Team, User
 from llmrouter.contracts.patterns import is_pattern
 from llmrouter.contracts.rule import MODEL_PREFIX, QUEUE, REJECT, Kind
 
@@ -69,10 +69,10 @@ def counted_model(model: str | None, models: Mapping[str, Model]) -> str | None:
 def quota_findings(settings: Settings) -> Findings:
     """Limits, budgets and prices that contradict themselves, each other or the models."""
     for name, model in settings.models.items():
-        for part in _PRICES:
-            price = getattr(model.price, part, None)
-            if price is not None and (problem := _money_problem(price)):
-                yield ("models", name, "price", part), problem
+        yield from _price_findings(model.price, ("models", name, "price"))
+        for index, deployment in enumerate(model.deployments):
+            key: Key = ("models", name, "deployments", index, "price")
+            yield from _price_findings(deployment.price, key)
     for scope in ruled(settings):
         seen: dict[tuple[str | None, ...], Key] = {}
         for key, row in scope.rows():
@@ -82,6 +82,13 @@ def quota_findings(settings: Settings) -> Findings:
                 first = seen.setdefault(_counted(row, settings.models), key)
                 if first != key:
                     yield key, f"counts the same as {key_text(first)}; keep one"
+
+
+def _price_findings(price: Price | None, key: Key) -> Findings:
+    for part in _PRICES:
+        usd = getattr(price, part, None)
+        if usd is not None and (problem := _money_problem(usd)):
+            yield (*key, part), problem
 
 
 def quota_notes(settings: Settings) -> Findings:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from llmrouter.config.names import find_model, matches, model_name_problem
 from llmrouter.config.problems import Findings, Key, did_you_mean
-from llmrouter.config.schema import SERVED_DIALECTS, Deployment, Model, Settings
+from llmrouter.config.schema import SERVED_DIALECTS, Deployment, Model, Settings, Shadow
 from llmrouter.contracts.patterns import is_pattern
 
 _MODEL_TABLE = '[models."NAME"]'
@@ -20,6 +20,7 @@ def model_findings(settings: Settings) -> Findings:
     """Where models lead: to upstreams, and to other models."""
     for name, model in settings.models.items():
         yield from _deployment_findings(name, model, settings)
+        yield from _shadow_findings(name, model, settings)
         for index, fallback in enumerate(model.fallbacks):
             key: Key = ("models", name, "fallbacks", index)
             if problem := model_problem(fallback, settings.models):
@@ -39,25 +40,39 @@ def org_findings(settings: Settings) -> Findings:
 def _deployment_findings(name: str, model: Model, settings: Settings) -> Findings:
     for index, deployment in enumerate(model.deployments):
         key: Key = ("models", name, "deployments", index)
-        upstream = settings.upstreams.get(deployment.upstream)
-        if upstream is None:
-            hint = _undefined(deployment.upstream, settings.upstreams, "[upstreams.NAME]")
-            yield (*key, "upstream"), f"no upstream is called '{deployment.upstream}'; {hint}"
-        elif upstream.dialect not in SERVED_DIALECTS:
-            served = ", ".join(f"'{dialect}'" for dialect in SERVED_DIALECTS)
-            yield (
-                (*key, "upstream"),
-                f"the dialect '{upstream.dialect}' of '{deployment.upstream}' is not served yet; "
-                f"use an upstream that speaks {served}",
-            )
-        if deployment.model is not None and not re.fullmatch(r"[!-)+-~]+", deployment.model):
-            message = f"{deployment.model!r} cannot be asked for upstream; write the name itself"
-            yield (*key, "model"), f"{message}, in visible ASCII without *"
+        yield from _place_findings(deployment, key, settings)
         if any(_is_same(deployment, earlier) for earlier in model.deployments[:index]):
             yield key, "stands twice in this list; keep one and give it the weight of both"
 
 
-def _is_same(one: Deployment, other: Deployment) -> bool:
+def _shadow_findings(name: str, model: Model, settings: Settings) -> Findings:
+    shadow, key = model.shadow, ("models", name, "shadow")
+    if shadow is None:
+        return
+    yield from _place_findings(shadow, key, settings)
+    if any(_is_same(shadow, deployment) for deployment in model.deployments):
+        yield key, "is a deployment of this model, which serves its calls already; name another"
+
+
+def _place_findings(place: Deployment | Shadow, key: Key, settings: Settings) -> Findings:
+    """What is wrong with an upstream and the name of a model there."""
+    upstream = settings.upstreams.get(place.upstream)
+    if upstream is None:
+        hint = _undefined(place.upstream, settings.upstreams, "[upstreams.NAME]")
+        yield (*key, "upstream"), f"no upstream is called '{place.upstream}'; {hint}"
+    elif upstream.dialect not in SERVED_DIALECTS:
+        served = ", ".join(f"'{dialect}'" for dialect in SERVED_DIALECTS)
+        yield (
+            (*key, "upstream"),
+            f"the dialect '{upstream.dialect}' of '{place.upstream}' is not served yet; "
+            f"use an upstream that speaks {served}",
+        )
+    if place.model is not None and not re.fullmatch(r"[!-)+-~]+", place.model):
+        message = f"{place.model!r} cannot be asked for upstream; write the name itself"
+        yield (*key, "model"), f"{message}, in visible ASCII without *"
+
+
+def _is_same(one: Deployment | Shadow, other: Deployment) -> bool:
     return (one.upstream, one.model) == (other.upstream, other.model)
 
 

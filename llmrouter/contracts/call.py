@@ -41,6 +41,15 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return msgspec.structs.replace(self, body=b"", members={}, spans=None)
 
 
+class Objection(enum.Enum):
+    """Why the server of a model refuses a call that is well-formed; told by codes, not words."""
+
+    CONTEXT_LENGTH = enum.auto()
+    """The prompt is longer than the model takes."""
+    CONTENT_FILTER = enum.auto()
+    """A content filter does not let it pass."""
+
+
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What an upstream says a call used: tokens, and money where it reports any.
 

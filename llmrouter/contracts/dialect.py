@@ -3,8 +3,26 @@
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from llmrouter.contracts.call import Call, Operation, Usage
-from llmrouter.errors import RouterError
+from llmrouter.contracts.call import Call, Objection, Operation, Usage
+from llmrouter.errors import RouterError, UpstreamError
+
+
+class MalformedEvent(UpstreamError):
+    """An event in the middle of a stream whose data no caller could read."""
+
+    def __init__(self, message: str, *, sound: bytes) -> None:
+        super().__init__(message)
+        self.sound = sound
+        """What came before it in the same block and goes downstream, b"" for none."""
+
+
+class RefusedInStream(UpstreamError):
+    """A stream that begins with an error event: the call was refused behind a head of success."""
+
+    def __init__(self, message: str, *, objection: Objection | None) -> None:
+        super().__init__(message)
+        self.objection = objection
+        """Why, where the event's code tells that."""
 
 
 class StreamTap(Protocol):
@@ -19,7 +37,11 @@ class StreamTap(Protocol):
         """The dialect's own end of a stream has passed: nothing but this makes a stream whole."""
 
     def feed(self, block: bytes) -> bytes:
-        """Take whole events as they came; return those that go downstream, b"" for none."""
+        """Take whole events as they came; return those that go downstream, b"" for none.
+
+        Raises MalformedEvent where the data of an event cannot be read, so that no caller is left
+        with it; what stands behind the end is not looked at.
+        """
 
 
 class Dialect(Protocol):
@@ -77,6 +99,27 @@ class Dialect(Protocol):
 
     def read_usage_tail(self, tail: bytes) -> Usage | None:
         """Read the usage of a plain answer too long to be held, from its last bytes."""
+
+    def opens(self, operation: Operation, events: bytes) -> bool:
+        """Whether the answer itself begins in these events, the first of a stream.
+
+        They are whole events. A role alone, an empty delta, a comment, an announcement of what is
+        to come are not the answer yet; text, a tool call, reasoning, a finish reason and the end
+        marker are. Raises UpstreamError where one before that is malformed, and RefusedInStream
+        where it is an error.
+        """
+
+    def objection(self, body: bytes) -> Objection | None:
+        """Why a refusal (4xx) with this body was made, where its code tells that."""
+
+    def is_filtered(self, body: bytes) -> bool:
+        """Whether a plain answer (2xx) says that a content filter has kept it back or cut it."""
+
+    def conversation(self, call: Call) -> bytes:
+        """What tells the conversation of a call from others: the same in each of its turns.
+
+        b"" where nothing does. Its cost does not matter: only some strategies ask for it.
+        """
 
     def tap(self, call: Call) -> StreamTap:
         """Follow the streamed answer to `call`."""

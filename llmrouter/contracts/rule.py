@@ -67,9 +67,9 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     """Whom a rule applies to."""
 
     kind: str
-    """`org`, `team`, `user` or `key`."""
+    """`org`, `team`, `user` or `key`; or `upstream`, whose places are a limit like any other."""
     name: str
-    """The org's name; `ORG/TEAM` or `ORG/USER`; the key's id. Names hold no slash."""
+    """The org's or upstream's name; `ORG/TEAM` or `ORG/USER`; the key's id. No name has a slash."""
 
     def bucket(self, rule: Rule) -> str:
         """The name of the bucket of `rule` here; no two buckets of a node have the same."""

@@ -24,10 +24,14 @@ from llmrouter.daemon.clock import SteadyClock
 from llmrouter.daemon.control import ControlError, NotRunning, Operation
 from llmrouter.daemon.eventbook import EventBook
 from llmrouter.daemon.eventdesk import EventDesk
+from llmrouter.daemon.explaindesk import ExplainAlone, ExplainDesk
+from llmrouter.daemon.fresh import Fresh
 from llmrouter.daemon.keydesk import Changed, KeyDesk
 from llmrouter.daemon.limitdesk import LimitDesk
 from llmrouter.daemon.state import State, StateBusy, control_path, open_state
 from llmrouter.daemon.teller import JournalError, Teller
+from llmrouter.gateway.explanation import Explanation, Question
+from llmrouter.quota.rulebook import Rulebook
 
 _HANDOVER_S = 10.0
 """How long a daemon may take between opening the state and answering on its control socket."""
@@ -41,6 +45,8 @@ _UNCONFIRMED = {
 
 Args = dict[str, object]
 Step = Callable[[Args], object]
+Answered = Callable[[Question], Awaitable[Explanation | None]]
+"""What a worker says of a call; None where none does."""
 Published = Callable[[Iterable[IssuedKey]], Awaitable[bool]]
 """Puts keys in force; False if a worker has not confirmed them."""
 
@@ -75,17 +81,29 @@ class Alone:
     def limits(self) -> Desk:
         """Limits and budgets; what nobody has counted yet is counted here in memory alone."""
         rulebook = build.rulebook(self._config, self._keys.keys(), 0)
+        return LimitDesk(rulebook, self._teller(rulebook).standing)
+
+    def explanations(self) -> Desk:
+        """What would become of calls, were a daemon to start now."""
+        rulebook = build.rulebook(self._config, self._keys.keys(), 0)
+        clock = SteadyClock()
+        desk = ExplainDesk(self._keys, rulebook, self._teller(rulebook).standing, clock.now_ms)
+        fresh = Fresh(self._config, self._state.digest_key, self._keys.keys(), rulebook)
+        return ExplainAlone(desk, fresh.explain)
+
+    def _teller(self, rulebook: Rulebook) -> Teller:
         state = self._state
         teller = Teller(state.store, state.journal_dir, rulebook, SteadyClock().now_ms)
         self._stack.callback(teller.close)
         teller.recover()
-        return LimitDesk(rulebook, teller.standing)
+        return teller
 
 
 DESKS: Mapping[str, Callable[[Alone], Desk]] = {
     "keys": Alone.keys,
     "events": Alone.events,
     "limits": Alone.limits,
+    "explain": Alone.explanations,
 }
 """By what the names of their operations begin with."""
 
@@ -125,14 +143,37 @@ def _do_alone(config: Config, op: str, args: Args) -> object:
 
 
 def operations(
-    keys: KeyDesk, events: EventDesk, limits: LimitDesk, publish: Published
+    keys: KeyDesk,
+    events: EventDesk,
+    limits: LimitDesk,
+    explanations: ExplainDesk,
+    *,
+    publish: Published,
+    answer: Answered,
 ) -> dict[str, Operation]:
-    """What a supervisor offers; `publish` puts changed keys in force everywhere."""
+    """What a supervisor offers.
+
+    `publish` puts changed keys in force everywhere, `answer` has a worker explain a call.
+    """
     return {
         **{name: _changing(name, step, keys, publish) for name, step in keys.steps().items()},
         **{name: _in_thread(step) for name, step in events.steps().items()},
         **{name: _at_once(step) for name, step in limits.steps().items()},
+        "explain": _answered(explanations, answer),
     }
+
+
+def _answered(desk: ExplainDesk, answer: Answered) -> Operation:
+    async def operation(args: Args) -> object:
+        question = refusing(desk.question, args)
+        assert isinstance(question, Question)
+        explanation = await answer(question)
+        if explanation is None:
+            reason = "no worker has answered; it may be starting or draining: ask again"
+            raise ControlError("no_answer", f"{reason}, or see the daemon's log")
+        return explanation
+
+    return operation
 
 
 def _changing(name: str, step: Step, desk: KeyDesk, publish: Published) -> Operation:

@@ -19,27 +19,33 @@ import msgspec
 from llmrouter.access.issued import IssuedKey
 from llmrouter.access.key import KeyDigest
 from llmrouter.access.keyring import Keyring
-from llmrouter.access.patterns import ModelPatterns
-from llmrouter.access.policy import ModelPolicy
 from llmrouter.config.addresses import DEMO_URL
-from llmrouter.config.schema import Model, Org, Settings
+from llmrouter.config.schema import Settings
 from llmrouter.config.schema import Upstream as UpstreamTable
 from llmrouter.contracts.dialect import Dialect
-from llmrouter.daemon import unix
+from llmrouter.contracts.rule import Scope
+from llmrouter.daemon import routing, unix
 from llmrouter.daemon.channel import Start
 from llmrouter.daemon.clock import SteadyClock
+from llmrouter.daemon.policy import model_policy
 from llmrouter.daemon.rules import key_rules, rules
 from llmrouter.errors import Overloaded
 from llmrouter.gateway.admit import Admission, AdmissionTerms
 from llmrouter.gateway.authenticate import Authenticator
 from llmrouter.gateway.drain import DrainBounds
 from llmrouter.gateway.exchange import Exchange
+from llmrouter.gateway.explain import Explainer
+from llmrouter.gateway.fallback import Fallbacks
 from llmrouter.gateway.forward import Forwarder
 from llmrouter.gateway.meter import Meter
 from llmrouter.gateway.pipeline import ExchangeLog, Gateway, Steps
 from llmrouter.gateway.route import Router
+from llmrouter.gateway.shadow import Ledgers, Shadows
+from llmrouter.gateway.slots import Slots
 from llmrouter.gateway.spending import Flight, Spending
-from llmrouter.gateway.upstream import Upstream
+from llmrouter.gateway.timeouts import Timeouts
+from llmrouter.gateway.unrecorded import Unrecorded
+from llmrouter.gateway.upstream import Upstream, UpstreamTerms
 from llmrouter.http1.deadlines import Deadlines
 from llmrouter.http1.origin import Origin
 from llmrouter.http1.pool import Pool
@@ -51,10 +57,9 @@ from llmrouter.quota.denials import Denials
 from llmrouter.quota.estimate import Estimator
 from llmrouter.quota.leases import Leases
 from llmrouter.quota.rulebook import Rulebook
-from llmrouter.routing.deployment import Deployment
-from llmrouter.routing.routes import Route, Routes
-from llmrouter.routing.strategy import STRATEGIES, Weighted
+from llmrouter.routing.conditions import Conditions
 from llmrouter.tasks import spawn
+from llmrouter.units import MS_PER_S
 
 DIALECTS = {"openai": "llmrouter.dialects.openai:OpenAI"}
 """Every dialect that is served, by the name that router.toml knows it by."""
@@ -71,6 +76,13 @@ def dialect(name: str) -> Dialect:
     """The dialect of that name."""
     module, _, attribute = DIALECTS[name].partition(":")
     return cast("Dialect", getattr(importlib.import_module(module), attribute)())
+
+
+def origin(url: str, demo_path: str | None) -> Origin:
+    """Where an upstream with this url is; the demo upstream listens at `demo_path`."""
+    if url == DEMO_URL and demo_path is not None:
+        return Origin.from_url(_DEMO_BASE_URL, unix_path=unix.address(Path(demo_path)))
+    return Origin.from_url(url)
 
 
 def keyring(start: Start) -> Keyring:
@@ -101,19 +113,23 @@ class Quota(msgspec.Struct, frozen=True):
     denials: Denials
 
 
-def gateway(
-    settings: Settings,
-    start: Start,
-    ring: Keyring,
-    journal: Journal,
-    quota: Quota,
-    log: ExchangeLog,
-) -> Gateway:
+class Parts(msgspec.Struct, frozen=True):
+    """What the gateway of a worker stands on, and the worker itself keeps up to date."""
+
+    keyring: Keyring
+    journal: Journal
+    quota: Quota
+    conditions: Conditions
+
+
+def gateway(settings: Settings, start: Start, parts: Parts, log: ExchangeLog) -> Gateway:
     """What one worker serves."""
+    quota, conditions = parts.quota, parts.conditions
     loop = asyncio.get_running_loop()
     now_ms = SteadyClock(start.clock_offset_ms).now_ms
-    flight = Flight(Estimator(), PriceBook(start.prices), now_ms)
-    router = Router(_routes(settings), _policy(settings.orgs))
+    prices = PriceBook(start.prices)
+    flight = Flight(Estimator(), prices, now_ms)
+    router = Router(routing.routes(settings, conditions, prices), model_policy(settings.orgs))
     dialects = {name: dialect(name) for name in DIALECTS}
     deadlines = Deadlines(loop, UPSTREAM_SWEEP_EVERY_S)
     upstreams = {
@@ -121,28 +137,39 @@ def gateway(
         for name, table in settings.upstreams.items()
         if table.dialect in dialects
     }
-    steps = Steps(
-        authenticator=Authenticator(ring, _wall, loop.time),
-        router=router,
-        admission=Admission(
-            flight,
-            quota.leases,
-            quota.denials,
-            router,
-            AdmissionTerms(
-                inflight_max=share(settings.server.limits.inflight, start.workers),
-                hold_wait_s=settings.quotas.hold_wait,
-                unpriced_allowed=frozenset(
-                    name for name, org in settings.orgs.items() if org.unpriced == "warn"
-                ),
+    admission = Admission(
+        flight,
+        quota.leases,
+        quota.denials,
+        router,
+        AdmissionTerms(
+            inflight_max=share(settings.server.limits.inflight, start.workers),
+            hold_wait_s=settings.quotas.hold_wait,
+            unpriced_allowed=frozenset(
+                name for name, org in settings.orgs.items() if org.unpriced == "warn"
             ),
         ),
-        forwarder=Forwarder(
+    )
+    for name, upstream in upstreams.items():
+        if settings.upstreams[name].concurrent is not None:
+            places = quota.leases.account_of(Scope(kind="upstream", name=name))
+            upstream.slots = Slots(admission.room, places)
+    timeouts = Timeouts(upstreams, routing.model_timeouts(settings))
+    forwarder = Forwarder(upstreams, timeouts, admission.room, routing.draw)
+    unrecorded = Unrecorded(loop.time) if settings.books.on_disk_full == "serve" else None
+    steps = Steps(
+        authenticator=Authenticator(parts.keyring, _wall, loop.time),
+        router=router,
+        admission=admission,
+        forwarder=forwarder,
+        fallbacks=Fallbacks(router, admission, forwarder),
+        shadows=Shadows(
+            routing.shadows(settings),
             upstreams,
-            {name: _drain(table) for name, table in settings.upstreams.items()},
-            serves_unrecorded=settings.books.on_disk_full == "serve",
+            Ledgers(parts.journal, prices, now_ms),
+            routing.draw,
         ),
-        meter=partial(_meter, journal, loop.time, now_ms),
+        meter=partial(_meter, parts.journal, loop.time, now_ms, unrecorded),
         clock=loop.time,
     )
     return Gateway(
@@ -152,6 +179,13 @@ def gateway(
         log=log,
         started_at_s=start.started_at_s,
     )
+
+
+def explainer(settings: Settings, serves: Gateway, ring: Keyring) -> Explainer:
+    """Explains calls as `serves` would serve them."""
+    spoken = dialect(next(iter(DIALECTS)))
+    hold_wait_ms = round(settings.quotas.hold_wait * MS_PER_S)
+    return Explainer(serves.steps, spoken, ring, hold_wait_ms=hold_wait_ms)
 
 
 def server(settings: Settings, start: Start, serves: Gateway) -> Server:
@@ -195,10 +229,11 @@ def _meter(
     journal: Journal,
     clock: Callable[[], float],
     now_ms: Callable[[], int],
+    unrecorded: Unrecorded | None,
     exchange: Exchange,
     spending: Spending,
 ) -> Meter:
-    return Meter(journal, exchange, spending, clock, now_ms)
+    return Meter(journal, exchange, spending, clock, now_ms, unrecorded)
 
 
 _wall = time.time  # noqa: TID251 - the one clock that everything else is given
@@ -211,54 +246,27 @@ def _upstream(
     deadlines: Deadlines,
     start: Start,
 ) -> Upstream:
-    if table.url == DEMO_URL and start.demo_path is not None:
-        path = unix.address(Path(start.demo_path))
-        origin = Origin.from_url(_DEMO_BASE_URL, unix_path=path)
-    else:
-        origin = Origin.from_url(table.url)
     timeouts = UpstreamTimeouts(
         connect_s=table.timeouts.connect,
         first_s=table.timeouts.first_token,
         idle_s=table.timeouts.idle,
         total_s=table.timeouts.total,
     )
+    terms = UpstreamTerms(
+        timeouts=timeouts,
+        asked_max_s=table.timeouts.asked_max,
+        drain=_drain(table),
+        also_passes=_DEMO_HEADERS if table.url == DEMO_URL else frozenset(),
+    )
     return Upstream(
         name,
         dialects[table.dialect],
-        Pool(origin, deadlines),
-        timeouts,
+        Pool(origin(table.url, start.demo_path), deadlines, age_max_s=table.connection_age),
+        terms,
         secret=start.secrets.get(name),
-        also_passes=_DEMO_HEADERS if table.url == DEMO_URL else frozenset(),
     )
 
 
 def _drain(table: UpstreamTable) -> DrainBounds:
     rest = table.drain_after_disconnect
     return DrainBounds(within_s=rest.seconds, bytes_max=rest.bytes)
-
-
-def _routes(settings: Settings) -> Routes:
-    return Routes(_route(name, model) for name, model in settings.models.items())
-
-
-def _route(name: str, model: Model) -> Route:
-    deployments = [
-        Deployment(upstream=table.upstream, model=table.model, weight=table.weight)
-        for table in model.deployments
-    ]
-    return Route(
-        name,
-        deployments,
-        STRATEGIES.get(model.strategy, Weighted),
-        aliases=model.aliases,
-        output_max=model.max_output,
-    )
-
-
-def _policy(orgs: dict[str, Org]) -> ModelPolicy:
-    teams = {
-        (org, team): ModelPatterns(table.models)
-        for org, whole in orgs.items()
-        for team, table in whole.teams.items()
-    }
-    return ModelPolicy({org: ModelPatterns(table.models) for org, table in orgs.items()}, teams)

@@ -12,9 +12,11 @@ from typing import Any
 import msgspec
 
 from llmrouter.access.issued import IssuedKey
+from llmrouter.gateway.explanation import Explanation, Question
 from llmrouter.metering.prices import PriceTable
 from llmrouter.quota.denials import Denial
 from llmrouter.quota.messages import FromLedger, ToLedger
+from llmrouter.routing.condition import Report
 
 FRAME_BYTES_MAX = 256 * 1024 * 1024
 """A start message holds every key: 100,000 of them are about 40 MB."""
@@ -46,6 +48,10 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="t", tag="start
     prices: PriceTable
     clock_offset_ms: int
     """For the clock that all processes of the node share."""
+    conditions: list[Report] = []
+    """Of the deployments that are not simply closed."""
+    down: list[str] = []
+    """The upstreams whose probes fail."""
 
     def __repr__(self) -> str:
         upstreams = ",".join(self.secrets)
@@ -89,8 +95,35 @@ class Denied(msgspec.Struct, frozen=True, tag_field="t", tag="denied"):
     denials: list[Denial]
 
 
-ToWorker = Start | Keys | Drain | FromLedger
-ToSupervisor = Ready | Applied | Denied | ToLedger
+class Conditions(msgspec.Struct, frozen=True, tag_field="t", tag="conditions"):
+    """How deployments are since a moment ago, each as it is now; both sides tell each other."""
+
+    reports: list[Report]
+
+
+class Probed(msgspec.Struct, frozen=True, tag_field="t", tag="probed"):
+    """The probes of an upstream began to fail, or to succeed again."""
+
+    upstream: str
+    sound: bool
+
+
+class Explain(msgspec.Struct, frozen=True, tag_field="t", tag="explain"):
+    """Say what would become of a call; `Explained` answers."""
+
+    serial: int
+    question: Question
+
+
+class Explained(msgspec.Struct, frozen=True, tag_field="t", tag="explained"):
+    """What the worker says to the `Explain` with this serial; None where that has failed."""
+
+    serial: int
+    explanation: Explanation | None
+
+
+ToWorker = Start | Keys | Drain | Conditions | Probed | Explain | FromLedger
+ToSupervisor = Ready | Applied | Denied | Conditions | Explained | ToLedger
 _encode = msgspec.msgpack.Encoder().encode
 _decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
 _decode_to_supervisor = msgspec.msgpack.Decoder(ToSupervisor).decode

@@ -55,6 +55,7 @@ class _Create(_Ruled, frozen=True, kw_only=True):
     user: str | None = None
     name: str | None = None
     models: tuple[str, ...] = ()
+    model_map: dict[str, str] = {}
     expires_in_s: int | None = None
 
     def terms(self) -> KeyTerms:
@@ -64,6 +65,7 @@ class _Create(_Ruled, frozen=True, kw_only=True):
             user=self.user,
             name=self.name,
             models=self.models,
+            model_map=self.model_map,
             expires_in_s=self.expires_in_s,
             rules=self.rules(),
         )
@@ -76,6 +78,7 @@ class _Update(_Ruled, frozen=True, kw_only=True):
     remove: tuple[str, ...] = ()
     name: str | None = None
     models: tuple[str, ...] | None = None
+    model_map: dict[str, str] | None = None
     expires_in_s: int | msgspec.UnsetType | None = msgspec.UNSET
 
     def changes(self, removed: Collection[str]) -> KeyChanges:
@@ -85,6 +88,7 @@ class _Update(_Ruled, frozen=True, kw_only=True):
             discard=tuple(text for text in self.remove if text in removed),
             name=self.name,
             models=self.models,
+            model_map=self.model_map,
             expires_in_s=self.expires_in_s,
         )
 

@@ -28,13 +28,20 @@ class ListenError(Exception):
     """An address cannot be listened on; the message says which, why and what to do."""
 
 
-def bind(addresses: Iterable[Address]) -> list[socket.socket]:
-    """Listen on all `addresses`, or raise ListenError and listen on none."""
+class _Refused(Exception):
+    """An address is not to be had; the message ends where it says what to change."""
+
+
+def bind(addresses: Iterable[Address], *, key: str = "server.listen") -> list[socket.socket]:
+    """Listen on all `addresses`, which `key` holds, or raise ListenError and listen on none."""
     wanted = list(addresses)
     bound: list[socket.socket] = []
     try:
         for address in wanted:
             bound += _bind(address)
+    except _Refused as refused:
+        close(bound, wanted)
+        raise ListenError(f"{refused}change {key} in router.toml") from refused
     except BaseException:
         close(bound, wanted)
         raise
@@ -143,9 +150,7 @@ def _inherited(fd: int) -> socket.socket:
     return listener
 
 
-def _refused(shown_address: str, error: OSError) -> ListenError:
+def _refused(shown_address: str, error: OSError) -> _Refused:
     reason = (error.strerror or str(error)).lower()
     remedy = _REMEDIES.get(error.errno or 0, "")
-    return ListenError(
-        f"cannot listen on {shown_address}: {reason}; {remedy}change server.listen in router.toml"
-    )
+    return _Refused(f"cannot listen on {shown_address}: {reason}; {remedy}")

@@ -161,10 +161,12 @@ class ExchangeLog:
         who = _who(principal.org, principal.key_id) if principal is not None else ""
         call = _call(exchange.model, exchange.deployment) if exchange.model else ""
         code = f" code={error.code}" if error is not None else ""
+        tried = exchange.attempts
+        attempts = f" attempts_failed={tried.count}" if tried is not None else ""
         what = _what(request.method, request.path[: _VALUE_CHARS_MAX + 1])  # it is remembered
         return (
             f"{start} request={exchange.request_id}{who}{what}{call}"
-            f" status={exchange.status}{code}"
+            f" status={exchange.status}{code}{attempts}"
             f" ms={(self._clock() - exchange.arrived_at) * 1000:.1f}\n"
         )
 

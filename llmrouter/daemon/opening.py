@@ -81,7 +81,9 @@ async def read_prices(config: Config) -> PriceTable:
             table = await pricelist.read(listed)
         except pricelist.PriceListError as error:
             raise StartError(str(error)) from error
-    return msgspec.structs.replace(table, explicit=rules.prices(config))
+    return msgspec.structs.replace(
+        table, explicit=rules.prices(config), explicit_at=rules.prices_at(config)
+    )
 
 
 def open_treasury(

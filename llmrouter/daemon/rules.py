@@ -1,4 +1,4 @@
-"""Part of the composition root: from the limits and budgets of router.toml to rules.
+"""Part of the composition root: from the limits, budgets and prices of router.toml to plain values.
 
 Each table becomes a scope, also one without rules: a user's own table, even an empty one, takes the
 place of the table that stands for every user.
@@ -11,8 +11,9 @@ from msgspec.structs import replace
 from llmrouter.config.money import nano_usd
 from llmrouter.config.problems import Key
 from llmrouter.config.quotas import amount, counted_model, ruled
-from llmrouter.config.schema import Budget, Limit, Model, Settings
-from llmrouter.contracts.rule import Kind, Rule, Scope
+from llmrouter.config.schema import Budget, Deployment, Limit, Model, Settings
+from llmrouter.config.schema import Price as ModelPrice
+from llmrouter.contracts.rule import QUEUE, Kind, Rule, Scope
 from llmrouter.metering.prices import Price
 from llmrouter.units import MS_PER_S
 
@@ -20,15 +21,25 @@ _KINDS = {"teams": "team", "users": "user"}
 
 
 def rules(settings: Settings) -> dict[Scope, tuple[Rule, ...]]:
-    """The rules of every org, team and user of settings that were checked, limits first."""
+    """The rules of every org, team and user of settings that were checked, limits first.
+
+    How many calls an upstream may hold at once is a rule as well: calls wait for a place there.
+    """
     models = settings.models
-    return {
+    wait_ms = _ms(settings.quotas.hold_wait)
+    of_upstreams = {
+        Scope(kind="upstream", name=name): (_places(table.concurrent, wait_ms),)
+        for name, table in settings.upstreams.items()
+        if table.concurrent is not None
+    }
+    of_callers = {
         _scope(found.key): (
             *(_limit(limit, models) for limit in found.table.limits),
             *(_budget(budget, models) for budget in found.table.budgets),
         )
         for found in ruled(settings)
     }
+    return of_callers | of_upstreams
 
 
 def key_rules(settings: Settings, own: Iterable[Rule]) -> tuple[Rule, ...]:
@@ -47,12 +58,36 @@ def key_rules(settings: Settings, own: Iterable[Rule]) -> tuple[Rule, ...]:
 
 
 def prices(settings: Settings) -> dict[str, Price]:
-    """The prices that stand in the settings, by model."""
+    """The prices that stand with models in the settings, by model."""
     return {
-        name: Price.of_usd(model.price.input, model.price.cached_input, model.price.output)
+        name: _price(model.price)
         for name, model in settings.models.items()
         if model.price is not None
     }
+
+
+def prices_at(settings: Settings) -> dict[str, dict[str, Price]]:
+    """The prices that stand with deployments in the settings, as a `PriceTable` has them."""
+    found = {
+        name: {
+            _place(deployment): _price(deployment.price)
+            for deployment in model.deployments
+            if deployment.price is not None
+        }
+        for name, model in settings.models.items()
+    }
+    return {name: own for name, own in found.items() if own}
+
+
+def _place(deployment: Deployment) -> str:
+    """`upstream/model`; `upstream` alone where the name that was asked for is passed on."""
+    if deployment.model is None:
+        return deployment.upstream
+    return f"{deployment.upstream}/{deployment.model}"
+
+
+def _price(table: ModelPrice) -> Price:
+    return Price.of_usd(table.input, table.cached_input, table.output)
 
 
 def _scope(key: Key) -> Scope:
@@ -64,6 +99,10 @@ def _scope(key: Key) -> Scope:
             return Scope(kind=_KINDS[table], name=f"{org}/{name}")
         case _:
             raise AssertionError(f"no table of rules stands at {key}")
+
+
+def _places(concurrent: int, wait_ms: int) -> Rule:
+    return Rule(kind=Kind.CONCURRENT, amount=concurrent, at_limit=QUEUE, wait_ms=wait_ms)
 
 
 def _limit(limit: Limit, models: Mapping[str, Model]) -> Rule:

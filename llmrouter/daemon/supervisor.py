@@ -1,7 +1,8 @@
 """The supervisor: owns what there is one of, and keeps the processes that serve.
 
 It opens the state for itself alone, binds the listeners, starts the workers on them, replaces those
-that die, and answers the command line on the control socket. It never touches a request.
+that die, probes the upstreams, and answers the command line on the control socket and whoever
+watches the node on the admin listener. It never touches a call.
 
 A worker has everything from its `Start` message, which holds the configuration as it was read here,
 so that a worker replaced after router.toml was edited serves what its siblings serve.
@@ -22,20 +23,34 @@ import msgspec
 from llmrouter.access.issued import IssuedKey
 from llmrouter.access.key import KeyDigest
 from llmrouter.access.keybook import KeyBook
-from llmrouter.config.addresses import DEMO_URL, listen_addresses
+from llmrouter.config.addresses import DEMO_URL, admin_address, listen_addresses
 from llmrouter.config.credentials import credentials
 from llmrouter.config.load import workers as worker_count
 from llmrouter.config.schema import Config, Settings
-from llmrouter.daemon import administer, build, children, listeners, notify, opening
+from llmrouter.daemon import (
+    admin,
+    administer,
+    build,
+    children,
+    listeners,
+    notify,
+    opening,
+    routing,
+    watching,
+)
+from llmrouter.daemon.admin import Admin
 from llmrouter.daemon.bookkeeper import Bookkeeper
 from llmrouter.daemon.channel import Start
 from llmrouter.daemon.clock import SteadyClock
 from llmrouter.daemon.control import ControlServer, Operation
 from llmrouter.daemon.demochild import DemoChild
 from llmrouter.daemon.eventdesk import EventDesk
+from llmrouter.daemon.explaindesk import ExplainDesk
+from llmrouter.daemon.healthdesk import HealthDesk
 from llmrouter.daemon.keydesk import KeyDesk
 from llmrouter.daemon.limitdesk import LimitDesk
 from llmrouter.daemon.opening import StartError
+from llmrouter.daemon.prober import Prober
 from llmrouter.daemon.state import State
 from llmrouter.daemon.treasury import Treasury
 from llmrouter.daemon.workers import Workers, WorkerTerms
@@ -71,10 +86,15 @@ class Supervisor:
         self._started_at_s = int(_wall())
         self._clock = SteadyClock()
         self._listeners: list[socket.socket] = []
+        self._admin_listeners: list[socket.socket] = []
         self._demo: DemoChild | None = None
         terms = WorkerTerms(self._start_message, self._fds, self._environ, self._loop.time)
         self._workers = Workers(worker_count(config.server), terms)
         self._children = self._workers.children
+        self._health = self._workers.health = HealthDesk(
+            watching.plan(config), routing.breakers(config), self._workers, self._loop, _wall
+        )
+        self._admin = Admin(self._health.health)
         self._stopping = asyncio.Event()
         self._killing = asyncio.Event()
         self._rules = 0
@@ -89,6 +109,11 @@ class Supervisor:
         """Where we listen, as people write it."""
         return [listeners.shown(listener) for listener in self._listeners]
 
+    @property
+    def admin_addresses(self) -> list[str]:
+        """Where health is answered; several where a name has several addresses."""
+        return [listeners.shown(listener) for listener in self._admin_listeners]
+
     async def run(self, on_ready: Callable[["Supervisor"], None]) -> None:
         """Serve until a signal says to stop; raises StartError, ListenError."""
         if (tls := self._config.server.tls) is not None:
@@ -96,8 +121,9 @@ class Supervisor:
         children.set_limits()
         keys = opening.read_keys(self._book, self._config)
         with contextlib.ExitStack() as stack:
+            stack.callback(self._close_admin)
             stack.callback(self._close_listeners)
-            self._listeners = listeners.bind(listen_addresses(self._config.server))
+            self._bind()
             self._prices = await opening.read_prices(self._config)
             self._bookkeeper = opening.open_books(self._state, self._config, self._clock)
             stack.callback(self._bookkeeper.close)
@@ -111,12 +137,14 @@ class Supervisor:
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self._on_stop_signal)
             self._loop.add_signal_handler(signal.SIGHUP, self._on_reload_signal)
-            await self._serve(on_ready)
+            async with admin.serving(self._admin, self._admin_listeners):
+                await self._serve(on_ready)
 
     async def _serve(self, on_ready: Callable[["Supervisor"], None]) -> None:
         """Keep children, count what they spend and book it; all end as this does."""
         counting = spawn(self._treasury.run(), name="treasury")
         booking = spawn(self._bookkeeper.run(), name="books")
+        probing = spawn(self._prober().run(), name="probes")
         keepers = [spawn(child.keep(), name=f"keep {child.name}") for child in self._children]
         try:
             if await self._until_serving():
@@ -125,9 +153,19 @@ class Supervisor:
                 await self._until_told(counting)
         finally:
             await self._stop_children(keepers)
-            counting.cancel()
-            booking.cancel()
-            await asyncio.wait([counting, booking])
+            for task in (counting, booking, probing):
+                task.cancel()
+            await asyncio.wait([counting, booking, probing])
+
+    def _bind(self) -> None:
+        """Listen on all that we serve, or raise ListenError."""
+        server = self._config.server
+        self._listeners = listeners.bind(listen_addresses(server))
+        self._admin_listeners = listeners.bind([admin_address(server)], key="server.admin_listen")
+
+    def _prober(self) -> Prober:
+        terms = watching.probes(self._config, self._secrets, self._demo_path())
+        return Prober(terms, self._health.probed)
 
     def _open_treasury(self, keys: Iterable[IssuedKey]) -> None:
         """Bring the ledger to where the journals are, before anybody serves."""
@@ -143,7 +181,11 @@ class Supervisor:
                 KeyDesk(self._book, _wall),
                 EventDesk(self._treasury.events),
                 LimitDesk(self._rulebook, self._treasury.standing),
-                self._publish,
+                ExplainDesk(
+                    self._book, self._rulebook, self._treasury.standing, self._clock.now_ms
+                ),
+                publish=self._publish,
+                answer=self._workers.explain,
             ),
             "quota.counts": self._count_quotas,
         }
@@ -201,6 +243,7 @@ class Supervisor:
 
     def _start_message(self, number: int, boot: str) -> Start:
         """What the worker `number` needs to serve, as things stand now."""
+        conditions, down = self._health.standing()
         names = Settings.__struct_fields__
         settings = Settings(**{name: getattr(self._config, name) for name in names})
         return Start(
@@ -212,13 +255,18 @@ class Supervisor:
             keys=self._book.keys(),
             journal_dir=str(self._state.journal_dir),
             listener_fds=self._fds(),
-            demo_path=None if self._demo is None else str(self._demo.path),
+            demo_path=self._demo_path(),
             started_at_s=self._started_at_s,
             boot=boot,
             rules=self._rules,
             prices=self._prices,
             clock_offset_ms=self._clock.offset_ms,
+            conditions=conditions,
+            down=down,
         )
+
+    def _demo_path(self) -> str | None:
+        return None if self._demo is None else str(self._demo.path)
 
     def _fds(self) -> list[int]:
         """The listeners that workers inherit."""
@@ -239,6 +287,7 @@ class Supervisor:
         if self._stopping.is_set():
             _log.warning("told to stop twice: stopping at once")
             self._killing.set()
+        self._admin.draining = True
         self._stopping.set()
 
     def _on_reload_signal(self) -> None:
@@ -248,6 +297,9 @@ class Supervisor:
         listeners.close(self._listeners, listen_addresses(self._config.server))
         if self._demo is not None:
             self._demo.close()
+
+    def _close_admin(self) -> None:
+        listeners.close(self._admin_listeners, [admin_address(self._config.server)])
 
 
 async def _first(

@@ -5,9 +5,9 @@ from the store; `changes` is what has to be written there, all of it in one tran
 restart goes on behind the last record that was counted, whatever was killed in between.
 
 A boot is one life of a worker. When it is dead, its journal is read to the end: its ended calls at
-what they used, those in flight at what they held at last. A boot of an earlier supervisor may still
-be alive and finish its calls: as long as it holds its journal's lock, it is an *orphan*, and what
-its calls hold is claimed here.
+what all of their attempts used, those in flight at what they held at last. A boot of an earlier
+supervisor may still be alive and finish its calls: as long as it holds its journal's lock, it is an
+*orphan*, and what its calls hold is claimed here.
 
 Deliberately absent: any writing. Who only wants to know how limits stand makes one of these, too.
 """
@@ -21,7 +21,7 @@ from typing import assert_never
 import msgspec
 
 from llmrouter.contracts.store import Store, StoreError
-from llmrouter.metering.records import Begin
+from llmrouter.metering.records import Begin, End
 from llmrouter.metering.replay import UNREADABLE, UnknownFormat
 from llmrouter.metering.tail import (
     Began,
@@ -47,8 +47,8 @@ _encode = msgspec.json.Encoder().encode
 
 _MINUTE_MS = 60_000
 """No window of a budget begins within a minute."""
-_Summed = tuple[str, str, str | None, str | None, str, str, int, int]
-"""Boot, org, team, user, key, model, generation of the rules, and minute."""
+_Summed = tuple[str, str, str | None, str | None, str, str, tuple[str, ...], int, int]
+"""Boot, org, team, user, key, model, models before, generation of the rules, and minute."""
 
 
 class JournalError(Exception):
@@ -206,10 +206,7 @@ class Teller:
     def _count(self, fact: Folded) -> None:
         match fact:
             case Ended():
-                end = fact.end
-                usage = end.usage
-                tokens = usage.prompt_tokens + usage.output_tokens
-                self._sum(fact.boot, fact.begin, end.at_ms, (0, tokens, end.cost_nano_usd or 0))
+                self._sum(fact.boot, fact.begin, fact.end.at_ms, _spent(fact.end))
             case Began():
                 if fact.boot not in self._live:
                     self._orphans.setdefault(fact.boot, {})
@@ -226,8 +223,9 @@ class Teller:
 
     def _sum(self, boot: str, begin: Begin, at_ms: int, spent: tuple[int, int, int]) -> None:
         """Add to what the same caller has spent in the same minute: a bucket is charged once."""
-        who = (boot, begin.org, begin.team, begin.user, begin.key_id, begin.model, begin.rules)
-        sums = self._sums.get(name := (*who, at_ms // _MINUTE_MS))
+        who = (boot, begin.org, begin.team, begin.user, begin.key_id, begin.model)
+        name = (*who, begin.instead_of, begin.rules, at_ms // _MINUTE_MS)
+        sums = self._sums.get(name)
         if sums is None:
             self._sums[name] = [*spent, at_ms]
             return
@@ -240,7 +238,7 @@ class Teller:
     def _charge_sums(self) -> None:
         now_ms = self._now_ms()
         for who, (requests, tokens, nano_usd, at_ms) in self._sums.items():
-            boot, org, team, user, key_id, model, rules, _ = who
+            boot, org, team, user, key_id, model, instead_of, rules, _ = who
             charge = Charge(
                 holder=boot,
                 org=org,
@@ -253,6 +251,7 @@ class Teller:
                 requests=requests,
                 tokens=tokens,
                 nano_usd=nano_usd,
+                instead_of=instead_of,
             )
             self.ledger.charge(charge, now_ms, is_live=boot in self._live)
             self._moved.add(boot)
@@ -288,6 +287,16 @@ class Teller:
             model=hold.model,
         )
         return (found.bucket for found in applying)
+
+
+def _spent(end: End) -> tuple[int, int, int]:
+    """Requests (counted at its begin), tokens and nano-USD, of all attempts of a call."""
+    usage = end.usage
+    tokens, nano_usd = usage.prompt_tokens + usage.output_tokens, end.cost_nano_usd or 0
+    for other in end.others:
+        tokens += other.usage.prompt_tokens + other.usage.output_tokens
+        nano_usd += other.cost_nano_usd or 0
+    return 0, tokens, nano_usd
 
 
 def _held_by(boot: str, begin: Begin, tokens: int, nano_usd: int) -> Charge:

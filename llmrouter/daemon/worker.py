@@ -24,9 +24,23 @@ import uvloop
 
 from llmrouter.access.keyring import Keyring
 from llmrouter.config.schema import Settings
-from llmrouter.daemon import build, listeners, logs
-from llmrouter.daemon.channel import Applied, Channel, Drain, Keys, Ready, Start
+from llmrouter.daemon import build, listeners, logs, routing
+from llmrouter.daemon.channel import (
+    Applied,
+    Channel,
+    Conditions,
+    Drain,
+    Explain,
+    Explained,
+    Keys,
+    Probed,
+    Ready,
+    Start,
+)
 from llmrouter.daemon.purse import Purse
+from llmrouter.daemon.sharing import Sharing
+from llmrouter.gateway.explain import Explainer
+from llmrouter.gateway.explanation import Explanation, Question
 from llmrouter.gateway.pipeline import Gateway
 from llmrouter.http1.server import Server
 from llmrouter.metering.journal import Journal, JournalFiles
@@ -96,12 +110,13 @@ class _Worker:
         self.purse = Purse(settings, start, channel, journal.flush)
         """Its part in limits and budgets."""
         stack.callback(self.purse.close)
+        self._sharing = Sharing(routing.breakers(settings), start, channel)
         log = logs.ExchangeLog(writer, call_later=loop.call_later, clock=loop.time)
         stack.callback(log.flush)
-        self._gateway: Gateway = build.gateway(
-            settings, start, self._keyring, journal, self.purse.quota, log
-        )
+        parts = build.Parts(self._keyring, journal, self.purse.quota, self._sharing.conditions)
+        self._gateway: Gateway = build.gateway(settings, start, parts, log)
         self._server: Server = build.server(settings, start, self._gateway)
+        self._explainer: Explainer = build.explainer(settings, self._gateway, self._keyring)
         self._listeners: list[asyncio.Server] = []
 
     async def listen(self) -> None:
@@ -135,6 +150,8 @@ class _Worker:
                     channel.send(Applied(changed.serial))
                 case Drain():
                     draining.set()
+                case Explain(serial=serial, question=question):
+                    channel.send(Explained(serial, self._explain(question)))
                 case None:
                     if not draining.is_set():
                         _log.warning("the supervisor is gone; draining")
@@ -145,6 +162,20 @@ class _Worker:
                     raise AssertionError("a worker starts once")
                 case Granted() | Refused() | Recall() | Reopened() as said:
                     self.purse.hear(said)
+                case Conditions() | Probed() as said:
+                    self._sharing.hear(said)
+
+    def _explain(self, question: Question) -> Explanation | None:
+        """What would become of a call here; None where that cannot be said, for a fault of ours."""
+        try:
+            explanation = self._explainer.explain(question)
+        except Exception:  # noqa: BLE001 - who serves goes on serving, whatever is asked of it
+            _log.exception("a call could not be explained")
+            return None
+        if self._start.workers > 1:
+            place = f"worker {self._start.worker} of {self._start.workers}"
+            explanation.notes.append(f"{place} says so: calls, latencies and repeats are its own")
+        return explanation
 
     async def drain(self) -> None:
         """Finish what is in flight, as far as it ends in time."""
@@ -159,6 +190,7 @@ class _Worker:
             _log.warning("connections_cut=%d", len(self._server.connections))
         self._server.abort()
         await self._server.emptied()
+        await self._gateway.close()
 
 
 def _journal(settings: Settings, start: Start, stack: contextlib.ExitStack) -> Journal:

@@ -1,10 +1,12 @@
 """The workers as the supervisor sees them: processes, channels, and what each has confirmed.
 
 Each place is taken by one worker after the other; a life of one is a *boot*. What a worker says of
-limits goes to the treasury under the name of its boot, and so do its silence and its death.
+limits goes to the treasury under the name of its boot, and so do its silence and its death; what it
+says of deployments goes to the health desk.
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import signal
@@ -20,20 +22,30 @@ from llmrouter.daemon import children
 from llmrouter.daemon.channel import (
     Applied,
     Channel,
+    Conditions,
     Denied,
     Drain,
+    Explain,
+    Explained,
     Keys,
+    Probed,
     Ready,
     Start,
     ToSupervisor,
 )
 from llmrouter.daemon.children import Child
+from llmrouter.daemon.healthdesk import HealthDesk
 from llmrouter.daemon.treasury import Treasury
+from llmrouter.gateway.explanation import Explanation, Question
 from llmrouter.quota.messages import Cancel, Force, FromLedger, GiveBack, Recalled, Take
 from llmrouter.tasks import spawn
 
 _log = logging.getLogger(__name__)
 
+EXPLAIN_TIMEOUT_S = 8.0
+"""For all of them together: less than who asks on the control socket waits."""
+EXPLAIN_EACH_S = 3.0
+"""One that hangs says nothing; then the next is asked."""
 PUBLISH_TIMEOUT_S = 1.0
 """For every worker to have a changed key in force before the change is answered."""
 FAILED_STARTS_MAX = 3
@@ -57,7 +69,8 @@ class Workers:
     def __init__(self, count: int, terms: WorkerTerms) -> None:
         self.terms = terms
         self.treasury: Treasury
-        """Set before the first is started."""
+        self.health: HealthDesk
+        """Both are set before the first is started."""
         self.failing = asyncio.Event()
         """Set once workers die before they serve, again and again."""
         self._failed_starts = 0
@@ -75,13 +88,22 @@ class Workers:
         """Their places in the process tree."""
         return [worker.child for worker in self._each]
 
+    @property
+    def serving(self) -> int:
+        """How many of them serve."""
+        return sum(worker.ready.is_set() for worker in self._each)
+
+    def boots(self) -> list[str]:
+        """Those that can be told something."""
+        return [worker.boot for worker in self._each if worker.hears]
+
     async def ready(self) -> None:
         """Wait until all of them serve."""
         for worker in self._each:
             await worker.ready.wait()
 
-    def send(self, boot: str, message: FromLedger) -> None:
-        """Tell one of them what the ledger says, if it lives."""
+    def send(self, boot: str, message: FromLedger | Conditions | Probed) -> None:
+        """Tell one of them what the ledger or the health desk says, if it lives."""
         for worker in self._each:
             if worker.boot == boot:
                 worker.send(message)
@@ -100,6 +122,17 @@ class Workers:
             _log.warning("keys=%s: a worker has not confirmed them yet", _ids(keys))
             return False
         return True
+
+    async def explain(self, question: Question) -> Explanation | None:
+        """What the first that serves and can answer says of a call; None if none does in time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EXPLAIN_TIMEOUT_S):
+                for worker in [each for each in self._each if each.ready.is_set()]:
+                    self._serial += 1
+                    said = await worker.explain(Explain(self._serial, question))
+                    if said is not None:
+                        return said
+        return None
 
     def drain(self) -> None:
         """Tell all of them to finish and exit."""
@@ -139,9 +172,15 @@ class Worker:
         self.boot = ""
         self._channel: Channel | None = None
         self._applied: dict[int, asyncio.Future[None]] = {}
+        self._explaining: dict[int, asyncio.Future[Explanation | None]] = {}
 
     def __repr__(self) -> str:
         return f"<Worker {self._number} boot={self.boot} ready={self.ready.is_set()}>"
+
+    @property
+    def hears(self) -> bool:
+        """Whether it has been started, and has not gone silent."""
+        return self._channel is not None
 
     async def _start(self) -> asyncio.subprocess.Process:
         terms = self._workers.terms
@@ -191,11 +230,15 @@ class Worker:
                 treasury.hear(boot, message)
             case Denied(denials=denials):
                 treasury.denied(denials)
+            case Conditions(reports=reports):
+                self._workers.health.hear(boot, reports)
             case Ready():
                 self.ready.set()
                 _log.info("child=%s pid=%d serving", self.child.name, pid)
             case Applied(serial=serial):
                 _confirm(self._applied.pop(serial, None))
+            case Explained(serial=serial, explanation=explanation):
+                _answer(self._explaining.pop(serial, None), explanation)
             case _:
                 assert_never(message)
 
@@ -208,9 +251,12 @@ class Worker:
             for waiting in self._applied.values():
                 _confirm(waiting)  # its successor starts with the keys as they are
             self._applied.clear()
+            for asked in self._explaining.values():
+                _answer(asked, None)
+            self._explaining.clear()
 
-    def send(self, message: FromLedger) -> None:
-        """Tell it what the ledger says."""
+    def send(self, message: FromLedger | Conditions | Probed) -> None:
+        """Tell it, if it hears."""
         if self._channel is not None:
             self._channel.send(message)
 
@@ -223,6 +269,22 @@ class Worker:
         self._channel.send(message)
         await applied
 
+    async def explain(self, message: Explain) -> Explanation | None:
+        """What it says of a call; None if it cannot say, hangs or goes silent."""
+        if self._channel is None:
+            return None
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Explanation | None] = loop.create_future()
+        self._explaining[message.serial] = answer
+        self._channel.send(message)
+        try:
+            async with asyncio.timeout(EXPLAIN_EACH_S):
+                return await answer
+        except TimeoutError:
+            return None
+        finally:
+            self._explaining.pop(message.serial, None)
+
     def drain(self) -> None:
         """Tell it to finish and exit."""
         if self._channel is not None:
@@ -234,6 +296,13 @@ class Worker:
 def _confirm(waiting: asyncio.Future[None] | None) -> None:
     if waiting is not None and not waiting.done():
         waiting.set_result(None)
+
+
+def _answer(
+    asked: asyncio.Future[Explanation | None] | None, explanation: Explanation | None
+) -> None:
+    if asked is not None and not asked.done():
+        asked.set_result(explanation)
 
 
 def _ids(keys: Iterable[IssuedKey]) -> str:

@@ -9,27 +9,24 @@ Invariant: what is taken here is given back by the `with` of the `Spending` that
 none is returned, nothing is taken.
 """
 
-import asyncio
+from collections.abc import Iterable
 
 import msgspec
 
 from llmrouter.contracts.call import Call
-from llmrouter.contracts.rule import MODEL_PREFIX, QUEUE
-from llmrouter.errors import Draining, Overloaded, RouterError
+from llmrouter.contracts.rule import MODEL_PREFIX
+from llmrouter.errors import Overloaded, RouterError
 from llmrouter.gateway import quotas
-from llmrouter.gateway.exchange import Exchange
-from llmrouter.gateway.need import Cases
-from llmrouter.gateway.route import Router
-from llmrouter.gateway.spending import Flight, Spending
+from llmrouter.gateway.exchange import Asking, Exchange
+from llmrouter.gateway.need import Case, Cases
+from llmrouter.gateway.room import RETRY_AFTER_S, Room
+from llmrouter.gateway.route import Found, Router
+from llmrouter.gateway.spending import Flight, Need, Spending
 from llmrouter.quota.denials import Action, Denial, Denials
-from llmrouter.quota.leases import Account, Amounts, Leases, Refusal
+from llmrouter.quota.leases import Amounts, Leases, Refusal
 from llmrouter.quota.reservation import Reservation
 from llmrouter.routing.routes import Route
-from llmrouter.units import MS_PER_S
 
-RETRY_AFTER_S = 1
-LEDGER_PATIENCE_S = 10.0
-"""Beyond what a rule lets a call wait: the ledger answers within milliseconds, or is not there."""
 SERVED_BY_MAX = 4
 """How often a call may be passed on to another model."""
 
@@ -61,7 +58,7 @@ class Admission:
         self._denials = denials
         self._router = router
         self._inflight_max = terms.inflight_max
-        self._hold_wait_s = terms.hold_wait_s
+        self.room = Room(leases, flight.now_ms, terms.hold_wait_s)
         self._cases = Cases(flight, leases, unpriced_allowed=terms.unpriced_allowed)
 
     @property
@@ -75,7 +72,7 @@ class Admission:
         Raises Overloaded where the worker's share of `server.limits.inflight` is used up, and
         InvalidRequest, InsufficientQuota where the call could not be kept within its budgets.
         """
-        self._check_inflight()
+        self.check_inflight()
         case = self._cases.of(exchange, route)
         need, amounts = self._cases.need(exchange, call, case)
         leases, account, now_ms = self._leases, case.account, self._flight.now_ms()
@@ -93,72 +90,67 @@ class Admission:
         met: list[Refusal] = []
         tried = [exchange.model]
         while True:
-            case = self._cases.of(exchange, route)
-            for refusal in met:
-                case = case.without(refusal.lease.name)
-            need, amounts = self._cases.need(exchange, call, case)
-            found = await self._reserve(case.account, amounts)
+            case, need, amounts = self.foresee(exchange, call, route, met)
+            found = await self.room.take(case.account, amounts)
             if isinstance(found, Reservation):
-                now_ms = self._flight.now_ms()
-                exchange.limit_headers = case.headers.at(now_ms)
-                return Spending(self._flight, found, case.route, need, now_ms)
+                return self._admitted(exchange, case, need, found)
             route = self._instead(exchange, call, found, tried)
             met.append(found)
             tried.append(exchange.model)
 
-    def _check_inflight(self) -> None:
-        if self._flight.calls >= self._inflight_max:
-            reason = f"this node carries as many calls as it may ({self._inflight_max} a worker)"
-            raise Overloaded(f"{reason}; try again shortly", retry_after_s=RETRY_AFTER_S)
+    def foresee(
+        self, asking: Asking, call: Call, route: Route, met: Iterable[Refusal] = ()
+    ) -> tuple[Case, Need, Amounts]:
+        """What the call needs, and of which leases; those that it has `met` do not refuse it again.
 
-    # ---- asking the ledger ------------------------------------------------------------------
+        Takes nothing. Raises InvalidRequest, InsufficientQuota as `try_admit` does.
+        """
+        case = self._cases.of(asking, route)
+        for refusal in met:
+            case = case.without(refusal.lease.name)
+        need, amounts = self._cases.need(asking, call, case)
+        return case, need, amounts
 
-    async def _reserve(self, account: Account, amounts: Amounts) -> Reservation | Refusal:
-        """Take the amounts, or say why not; raises Draining, Overloaded."""
-        leases, now_ms = self._leases, self._flight.now_ms()
-        reservation = Reservation(leases, account, amounts)
-        refusal = leases.refusal(account, amounts, now_ms)
-        if refusal is None and not leases.reserve(account, amounts, now_ms):
-            refusal = await self._ask(reservation, amounts)
-        if refusal is not None:
-            return refusal
+    async def fall_back(self, exchange: Exchange, to: Found, counted: tuple[str, ...]) -> Spending:
+        """Take room for the same call at another model; `exchange` is of that model from then on.
+
+        Limits on requests that count one of the models `counted` have counted this call already.
+        Raises what `admit` does; then `exchange` is as it was.
+        """
+        before = exchange.asked, exchange.model, exchange.served_by, exchange.limit_headers
+        exchange.asked = to.asked
+        exchange.model = exchange.served_by = to.route.model_of(to.asked)
         try:
-            self._check_inflight()  # others may have been admitted while it waited
+            case = self._cases.of(exchange, to.route).falling_back_from(counted)
+            need, amounts = self._cases.need(exchange, exchange.call, case)
+            return await self._take(exchange, case, need, amounts)
+        except BaseException:
+            exchange.asked, exchange.model, exchange.served_by, exchange.limit_headers = before
+            raise
+
+    async def _take(self, exchange: Exchange, case: Case, need: Need, amounts: Amounts) -> Spending:
+        found = await self.room.take(case.account, amounts)
+        if isinstance(found, Refusal):
+            raise quotas.refused(found, self._flight.now_ms())
+        return self._admitted(exchange, case, need, found)
+
+    def _admitted(
+        self, exchange: Exchange, case: Case, need: Need, reservation: Reservation
+    ) -> Spending:
+        try:
+            self.check_inflight()  # others may have been admitted while it waited
         except Overloaded:
             reservation.release()
             raise
-        return reservation
+        now_ms = self._flight.now_ms()
+        exchange.limit_headers = case.headers.at(now_ms)
+        return Spending(self._flight, reservation, case.route, need, now_ms)
 
-    async def _ask(self, reservation: Reservation, amounts: Amounts) -> Refusal | None:
-        """Have the ledger grant what is short; it is reserved in the moment of the answer."""
-        leases, account = self._leases, reservation.account
-        self._check_ledger()
-        answer: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
-
-        def answered(refusal: Refusal | None) -> None:
-            if not answer.cancelled():
-                answer.set_result(refusal)
-            elif refusal is None:
-                reservation.release()
-
-        ask_id = leases.ask(account, amounts, answered, self._flight.now_ms())
-        try:
-            refusal = await _waited(answer, _patience_s(account, self._hold_wait_s))
-        except BaseException:
-            # The answer may have come in the very moment in which the waiting ended.
-            if answer.cancel() or answer.cancelled():  # it has not
-                leases.cancel(ask_id)
-            elif answer.result() is None:
-                reservation.release()
-            raise
-        if refusal is not None:
-            self._check_ledger()  # it may have died while this was asked
-        return refusal
-
-    def _check_ledger(self) -> None:
-        if self._leases.alone:
-            reason = "this node is draining; try again on another"
-            raise Draining(reason, retry_after_s=RETRY_AFTER_S)
+    def check_inflight(self) -> None:
+        """Raise Overloaded where this worker carries as many calls as it may."""
+        if self._flight.calls >= self._inflight_max:
+            reason = f"this node carries as many calls as it may ({self._inflight_max} a worker)"
+            raise Overloaded(f"{reason}; try again shortly", retry_after_s=RETRY_AFTER_S)
 
     # ---- at the limit -----------------------------------------------------------------------
 
@@ -168,15 +160,14 @@ class Admission:
         Either is told to the operators.
         """
         error = quotas.refused(refusal, self._flight.now_ms())
-        route = self._named_instead(exchange, refusal, tried)
+        route = self.named_instead(exchange, refusal, tried)
         self._note(exchange, call, refusal, error, served=route is not None)
         if route is None:
             raise error
         return route
 
-    def _named_instead(
-        self, exchange: Exchange, refusal: Refusal, tried: list[str]
-    ) -> Route | None:
+    def named_instead(self, exchange: Asking, refusal: Refusal, tried: list[str]) -> Route | None:
+        """The route that the rule names which was met; the call asks for that from then on."""
         at_limit = refusal.lease.found.rule.at_limit
         if not at_limit.startswith(MODEL_PREFIX) or len(tried) > SERVED_BY_MAX:
             return None
@@ -184,15 +175,15 @@ class Admission:
         principal = exchange.principal
         assert principal is not None
         try:
-            route = self._router.find(asked, principal)
+            found = self._router.find(asked, principal)
         except RouterError:
             return None  # this key may not use it, so it is refused as it would be without
-        model = route.model_of(asked)
+        model = found.route.model_of(found.asked)
         if model in tried:
             return None  # else rules that name each other would let everything pass
-        exchange.asked = asked
+        exchange.asked = found.asked
         exchange.model = exchange.served_by = model
-        return route
+        return found.route
 
     def _note(
         self, exchange: Exchange, call: Call, refusal: Refusal, error: RouterError, *, served: bool
@@ -217,19 +208,3 @@ class Admission:
                 wanted=refusal.wanted,
             )
         )
-
-
-async def _waited(answer: asyncio.Future[Refusal | None], patience_s: float) -> Refusal | None:
-    try:
-        async with asyncio.timeout(patience_s):
-            return await answer
-    except TimeoutError:
-        reason = "the ledger of this node does not answer; tell your operator"
-        raise Overloaded(reason, retry_after_s=RETRY_AFTER_S) from None
-
-
-def _patience_s(account: Account, hold_wait_s: float) -> float:
-    """How long an answer may take: the longest wait there is, and what it takes to ask."""
-    rules = (lease.found.rule for lease in account.gating)
-    waits = [rule.wait_ms / MS_PER_S for rule in rules if rule.at_limit == QUEUE]
-    return LEDGER_PATIENCE_S + max((hold_wait_s, *waits))

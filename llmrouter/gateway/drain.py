@@ -26,7 +26,6 @@ from llmrouter.http1.errors import HttpError, ResponseTimeout
 from llmrouter.http1.upstream import ResponseReceiver
 
 if TYPE_CHECKING:
-    from llmrouter.contracts.call import Call
     from llmrouter.gateway.exchange import Exchange
     from llmrouter.gateway.meter import Meter
     from llmrouter.gateway.reply import Reply
@@ -101,11 +100,11 @@ class _Drained:
             self.over.set_result(None)
 
 
-def note_unpassed(exchange: "Exchange", call: "Call", reply: "Reply", meter: "Meter") -> None:
+def note_unpassed(exchange: "Exchange", reply: "Reply", meter: "Meter") -> None:
     """Tell `meter` what came of an answer whose client left before any of it could pass."""
     lost = isinstance(reply.error, HttpError) and not isinstance(reply.error, ResponseTimeout)
     if reply.is_stream:
-        _note_stream(exchange, call, reply, meter)
+        _note_stream(exchange, reply, meter)
         meter.gave_nothing = lost and not meter.spending.events
     elif not reply.complete:
         meter.gave_nothing = lost
@@ -119,8 +118,8 @@ def note_unpassed(exchange: "Exchange", call: "Call", reply: "Reply", meter: "Me
         meter.gave_nothing = True
 
 
-def _note_stream(exchange: "Exchange", call: "Call", reply: "Reply", meter: "Meter") -> None:
-    tap = exchange.dialect.tap(call)
+def _note_stream(exchange: "Exchange", reply: "Reply", meter: "Meter") -> None:
+    tap = exchange.dialect.tap(exchange.call)
     block = sse.Splitter().feed(reply.body)
     with contextlib.suppress(UpstreamError):  # what is malformed has come all the same
         block = tap.feed(block)

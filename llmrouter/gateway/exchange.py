@@ -1,16 +1,18 @@
 """One HTTP request, its response, and the connection they travel on."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from http import HTTPStatus
 from typing import Protocol
 
 from llmrouter.access.principal import Principal
-from llmrouter.contracts.call import Operation
+from llmrouter.contracts.call import Call, Operation
 from llmrouter.contracts.dialect import Dialect
 from llmrouter.errors import RouterError
 from llmrouter.http1.downstream import ServerConnection
 from llmrouter.http1.request import Request
+from llmrouter.routing.attempts import Attempts
 
+_NOTHING: Mapping[str, float] = {}
 STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
     for status in HTTPStatus
@@ -21,6 +23,22 @@ _JSON = b"content-type: application/json\r\n"
 def status_line(status: int) -> bytes:
     """The first line of a response."""
     return STATUS_LINES.get(status) or b"HTTP/1.1 %d Status\r\n" % status
+
+
+def upstream_of(deployment: str) -> str:
+    """The upstream of a deployment; names of upstreams hold no slash."""
+    return deployment.partition("/")[0]
+
+
+class Asking(Protocol):
+    """What of an exchange decides how it is served; who only explains that makes up one."""
+
+    principal: Principal | None
+    dialect: Dialect
+    call: Call
+    asked: str
+    model: str
+    served_by: str
 
 
 class Server(Protocol):
@@ -37,7 +55,9 @@ class Exchange:
         "_server",
         "arrived_at",
         "asked",
+        "attempts",
         "authenticated_at",
+        "call",
         "connection",
         "deployment",
         "dialect",
@@ -50,8 +70,10 @@ class Exchange:
         "refusal",
         "request",
         "request_id",
+        "resent",
         "served_by",
         "status",
+        "timeouts",
     )
 
     def __init__(
@@ -72,10 +94,18 @@ class Exchange:
         self.keyring_changes = 0
         self.refusal: RouterError | None = None
         """Why it is refused, if its head alone already says so."""
+        self.call: Call
+        """What is asked for, once its body was read."""
+        self.timeouts: Mapping[str, float] = _NOTHING
+        """The time-outs that its caller asks for, in seconds; see `timeouts`."""
+        self.attempts: Attempts | None = None
+        """What was tried; None until an attempt has failed, or is late."""
+        self.resent = False
+        """It was sent anew, as a connection was closed in the moment in which it was reused."""
         self.asked = ""
         """The name that its route is asked for: the caller's, or that of `served_by`."""
         self.served_by = ""
-        """The model that serves in place of the one asked for, where a limit says so."""
+        """The model that serves in place of the one asked for, if another does."""
         self.limit_headers = b""
         """How the limits of an admitted call stand."""
         # for the log
@@ -95,8 +125,23 @@ class Exchange:
 
     @property
     def upstream_name(self) -> str:
-        """The upstream of its deployment; names of upstreams hold no slash."""
-        return self.deployment.partition("/")[0]
+        """The upstream of its deployment."""
+        return upstream_of(self.deployment)
+
+    def may_resend(self) -> bool:
+        """Whether it may be sent anew on a fresh connection: once, and that counts as an attempt.
+
+        A call's first attempt may always: else a single one would fail for an idle connection.
+        """
+        if self.resent or (self.attempts is not None and not self.attempts.may_add()):
+            return False
+        self.resent = True
+        return True
+
+    def drop_body(self) -> None:
+        """Its prompt has gone upstream for good: it is not needed any more."""
+        self.call = self.call.without_body()
+        self.request.drop_body()
 
     def serve(self) -> Awaitable[None]:
         """Its turn on the connection has come."""

@@ -2,7 +2,6 @@
 
 from llmrouter.errors import Overloaded, RouterError, UpstreamError, UpstreamTimeout
 from llmrouter.errors import UpstreamUnreachable as Unreachable
-from llmrouter.gateway.exchange import Exchange
 from llmrouter.http1.errors import (
     ConnectError,
     ConnectionLost,
@@ -12,10 +11,11 @@ from llmrouter.http1.errors import (
 )
 
 
-def translated(error: HttpError | OSError, exchange: Exchange) -> RouterError:
-    """The `RouterError` for a failure between us and the deployment of `exchange`."""
-    upstream = exchange.upstream_name
+def translated(error: HttpError | OSError | UpstreamError, upstream: str) -> RouterError:
+    """The `RouterError` for a failure between us and the upstream of that name."""
     match error:
+        case UpstreamError():
+            return error
         case ConnectError() | ConnectTimeout():
             return Unreachable(f"the upstream '{upstream}' cannot be reached: {error}")
         case ConnectionLost():

@@ -19,7 +19,7 @@ from llmrouter.contracts.call import Call
 from llmrouter.contracts.rule import Kind
 from llmrouter.errors import InsufficientQuota, InvalidRequest
 from llmrouter.gateway import quotas
-from llmrouter.gateway.exchange import Exchange
+from llmrouter.gateway.exchange import Asking
 from llmrouter.gateway.spending import Flight, Need, Who
 from llmrouter.metering.prices import Price, dearest
 from llmrouter.quota.leases import Account, Amounts, Leases
@@ -68,6 +68,11 @@ class Case(msgspec.Struct, frozen=True, gc=False):
         headers = quotas.LimitHeaders(account.gating)
         return msgspec.structs.replace(self, account=account, headers=headers)
 
+    def falling_back_from(self, models: tuple[str, ...]) -> "Case":
+        """The same for a call that the limits on requests have counted for one of `models`."""
+        account = self.account.without_requests_of(models)
+        return msgspec.structs.replace(self, account=account)
+
 
 class Cases:
     """Knows what calls need."""
@@ -79,7 +84,7 @@ class Cases:
         """The orgs whose calls to models without a price are served, although money counts."""
         self._cases: dict[tuple[str, str], Case] = {}
 
-    def of(self, exchange: Exchange, route: Route) -> Case:
+    def of(self, exchange: Asking, route: Route) -> Case:
         """The case of a call; raises InsufficientQuota where money counts and there is no price."""
         principal = exchange.principal
         assert principal is not None
@@ -98,7 +103,7 @@ class Cases:
             self._check_unpriced(case)
         return case
 
-    def need(self, exchange: Exchange, call: Call, case: Case) -> tuple[Need, Amounts]:
+    def need(self, exchange: Asking, call: Call, case: Case) -> tuple[Need, Amounts]:
         """What a call is foreseen to use, and what is held of it at first.
 
         Raises InvalidRequest where a strict budget applies and there is no worst case.
@@ -127,7 +132,7 @@ class Cases:
         need = Need(who, prompt, output, prompt_most, most, text_bytes, output_max, worst > 0)
         return need, (1, prompt + output, nano_usd, 1, worst)
 
-    def _new(self, exchange: Exchange, principal: Principal, route: Route) -> Case:
+    def _new(self, exchange: Asking, principal: Principal, route: Route) -> Case:
         account = self._leases.account(
             principal.org, principal.team, principal.user, principal.key_id, exchange.model
         )
@@ -180,7 +185,7 @@ def _affordable(price: Price, prompt: int, output: int, most_nano_usd: int) -> t
     return output * (most_nano_usd - of_prompt) // (whole - of_prompt), most_nano_usd
 
 
-def _most_output(exchange: Exchange, call: Call, output_max: int | None) -> int:
+def _most_output(exchange: Asking, call: Call, output_max: int | None) -> int:
     """The most output that a call can have; raises InvalidRequest where nothing bounds it."""
     if output_max is None:
         said = "a strict budget applies to this key, so a call must say how long its answer may be"

@@ -24,10 +24,12 @@ from llmrouter.errors import (
 from llmrouter.gateway.admit import Admission
 from llmrouter.gateway.authenticate import Authenticator
 from llmrouter.gateway.exchange import Exchange
-from llmrouter.gateway.forward import Forwarder
+from llmrouter.gateway.fallback import Fallbacks, TakeOver, told
+from llmrouter.gateway.forward import Forwarder, Unserved
 from llmrouter.gateway.meter import Meter
 from llmrouter.gateway.respond import respond
 from llmrouter.gateway.route import Router
+from llmrouter.gateway.shadow import Shadows
 from llmrouter.gateway.spending import Spending
 from llmrouter.http1.downstream import ServerConnection
 from llmrouter.http1.errors import MessageError
@@ -68,6 +70,8 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True):
     router: Router
     admission: Admission
     forwarder: Forwarder
+    fallbacks: Fallbacks
+    shadows: Shadows
     meter: Callable[[Exchange, Spending], Meter]
     clock: Callable[[], float]
     """The loop's."""
@@ -96,6 +100,11 @@ class Gateway:
                 self._doors[path] = Door(dialect, operation)
         self._default_dialect = next(iter(self._doors.values())).dialect
         self.draining = False
+
+    @property
+    def steps(self) -> Steps:
+        """The steps of the path."""
+        return self._steps
 
     # ---- the connection calls these ---------------------------------------------------------
 
@@ -144,6 +153,10 @@ class Gateway:
             head += b"retry-after: %d\r\n" % error.retry_after_s
         return head, dialect.error_body(error, request_id)
 
+    async def close(self) -> None:
+        """Leave what nobody waits for, once the last exchange has ended."""
+        await self._steps.shadows.stop()
+
     # ---- the path ---------------------------------------------------------------------------
 
     def _enter(self, exchange: Exchange) -> None:
@@ -175,34 +188,69 @@ class Gateway:
         principal = exchange.principal
         assert principal is not None
         steps = self._steps
-        call = exchange.dialect.read_call(operation, exchange.request.body)
-        route = steps.router.find(call.model, principal)
-        exchange.asked = call.model
-        exchange.model = route.model_of(call.model)
+        exchange.call = call = exchange.dialect.read_call(operation, exchange.request.body)
+        found = steps.router.find(call.model, principal)
+        route, exchange.asked = found.route, found.asked
+        exchange.model = route.model_of(found.asked)
+        if found.asked != call.model:
+            exchange.served_by = exchange.model
+        exchange.timeouts = steps.forwarder.timeouts.asked(exchange.request.headers, route)
         admission = steps.admission
         spending = admission.try_admit(exchange, call, route)
-        if has_waited := spending is None:
+        if spending is None:
             spending = await admission.admit(exchange, call, route)
-        with spending, steps.meter(exchange, spending) as meter:
-            if has_waited:
-                self._confirm(exchange)
-            deployment = spending.route.choose()
-            reply = await steps.forwarder.forward(exchange, call, deployment, meter)
-            try:
-                if reply.is_stream:
-                    # A stream may last for minutes; its prompt is not needed any more.
-                    call = call.without_body()
-                    exchange.request.drop_body()
-                await respond(exchange, call, reply, meter)
-            finally:
-                reply.close()
+            self._confirm(exchange, spending)
+        steps.shadows.cast(exchange, spending.route.name)
+        del call  # it holds the prompt, and a stream may last for minutes
+        taking_over = await self._answer(exchange, spending, None)
+        while taking_over is not None:
+            taking_over = await self._answer(exchange, taking_over.spending, taking_over)
 
-    def _confirm(self, exchange: Exchange) -> None:
+    async def _answer(
+        self, exchange: Exchange, spending: Spending, before: TakeOver | None
+    ) -> TakeOver | None:
+        """Have one model answer the call; returns what takes over where it cannot."""
+        steps = self._steps
+        with spending, steps.meter(exchange, spending) as meter:
+            if before is not None:
+                meter.take_over(before.counted, before.attempts, before.meter)
+            try:
+                attempt = await steps.forwarder.forward(exchange, meter)
+            except Unserved as unserved:
+                return await self._go_on(exchange, meter, unserved, before)
+            passed = False
+            try:
+                if attempt.reply.is_stream:
+                    exchange.drop_body()
+                await respond(exchange, attempt.reply, meter)
+                passed = True
+            finally:
+                attempt.close(passed=passed)
+        return None
+
+    async def _go_on(
+        self, exchange: Exchange, meter: Meter, unserved: Unserved, before: TakeOver | None
+    ) -> TakeOver | None:
+        """No deployment of this model answers: find what takes over, else tell the caller."""
+        taking_over = await self._steps.fallbacks.take_over(exchange, meter, unserved, before)
+        if taking_over is not None:
+            return taking_over
+        failure = told(exchange, meter, unserved, before)
+        if failure.answer is None:
+            raise failure.error
+        await respond(exchange, failure.answer, meter)
+        return None
+
+    def _confirm(self, exchange: Exchange, spending: Spending) -> None:
         """Make sure that its key may still make this call: a queue lasts longer than some keys."""
         principal = exchange.principal
-        self._steps.authenticator.confirm(exchange)
-        if exchange.principal is not None and exchange.principal is not principal:
-            self._steps.router.find(exchange.asked, exchange.principal)
+        try:
+            self._steps.authenticator.confirm(exchange)
+            if exchange.principal is not None and exchange.principal is not principal:
+                self._steps.router.confirm(exchange.asked, exchange.principal)
+        except RouterError:
+            spending.release()
+            raise
 
     def _list_models(self, exchange: Exchange) -> None:
         principal, dialect = exchange.principal, exchange.dialect

@@ -13,8 +13,7 @@ it sends goes nowhere. Invariant: nothing here awaits but `done`.
 import asyncio
 import re
 
-from llmrouter.contracts.call import Call
-from llmrouter.contracts.dialect import StreamTap
+from llmrouter.contracts.dialect import MalformedEvent, StreamTap
 from llmrouter.errors import RouterError, UpstreamError
 from llmrouter.gateway import quotas
 from llmrouter.gateway.exchange import Exchange
@@ -87,19 +86,17 @@ class _Relay:
 class StreamRelay(_Relay):
     """Passes on a stream of events."""
 
-    __slots__ = ("_call", "_spending", "_splitter", "tap")
+    __slots__ = ("_spending", "_splitter", "tap")
 
     def __init__(
         self,
         exchange: Exchange,
         reply: Reply,
         head: bytes,
-        call: Call,
         tap: StreamTap,
         spending: Spending,
     ) -> None:
         super().__init__(exchange, reply, head)
-        self._call = call
         self._spending = spending
         self._splitter = Splitter()
         self.tap = tap
@@ -112,20 +109,28 @@ class StreamRelay(_Relay):
             block = self._splitter.feed(data)
             if block:
                 block = self.tap.feed(block)
+        except MalformedEvent as error:
+            self._pass(error.sound)
+            self._cut(error)
         except EventTooLong:
             self._cut(UpstreamError("the upstream sent an event too long to be passed on"))
         except UpstreamError as error:
             self._cut(error)
         else:
-            if self._reply.shows_secret(block):
-                self._cut(UpstreamError(_ECHO))
-            elif block:
-                self._send(block)
-                spending = self._spending
-                # Of a mixture the fewer may be overlooked: a second count is not worth its time.
-                spending.events += block.count(b"\n\n") or block.count(b"\r\n\r\n") or 1
-                if spending.events > spending.events_held:
-                    spending.extend(self._out_of_money)
+            if block:
+                self._pass(block)
+
+    def _pass(self, block: bytes) -> None:
+        """Pass on whole events, if there are any, and count them."""
+        if self._reply.shows_secret(block):
+            self._cut(UpstreamError(_ECHO))
+        elif block:
+            self._send(block)
+            spending = self._spending
+            # Of a mixture the fewer may be overlooked: a second count is not worth its time.
+            spending.events += block.count(b"\n\n") or block.count(b"\r\n\r\n") or 1
+            if spending.events > spending.events_held:
+                spending.extend(self._out_of_money)
 
     def _out_of_money(self, refusal: Refusal) -> None:
         """A budget has ended that cuts the streams it pays for."""
@@ -138,7 +143,7 @@ class StreamRelay(_Relay):
 
     def response_lost(self, error: HttpError) -> None:
         """The upstream broke off; only what comes after the end marker may be lost."""
-        self._close_with(translated(error, self._exchange))
+        self._close_with(translated(error, self._exchange.upstream_name))
 
     def _close_with(self, error: RouterError) -> None:
         """Finish if the end marker has passed, else cut for the reason `error`; once only."""
@@ -150,10 +155,12 @@ class StreamRelay(_Relay):
             self._cut(error)
 
     def _cut(self, error: RouterError) -> None:
-        """Say what happened, then end visibly incomplete."""
+        """Say what happened, then end visibly incomplete; the first reason holds."""
+        if self.error is not None:
+            return
         self.error = error
         exchange = self._exchange
-        self._send(exchange.dialect.error_event(self._call, error, exchange.request_id))
+        self._send(exchange.dialect.error_event(exchange.call, error, exchange.request_id))
         self._end()  # first, or the end of the connection would look like the client's doing
         self._connection.cut()
         self._reply.close()
@@ -225,7 +232,7 @@ class PlainRelay(_Relay):
     def response_lost(self, error: HttpError) -> None:
         """The upstream broke off."""
         if self.error is None:
-            self._cut(translated(error, self._exchange))
+            self._cut(translated(error, self._exchange.upstream_name))
 
     def _cut(self, error: RouterError) -> None:
         self.error = error

@@ -1,19 +1,26 @@
 """One attempt's answer, as it arrives.
 
-The task that waits for it is woken once: when a plain answer is complete, when a stream has its
-first bytes, or when either is lost. What came by then is held here; from then on a stream is handed
-over to a receiver of its own, which no task stands behind.
+The task that waits for it is woken once: when a plain answer is complete, when a stream has come to
+the answer itself, or when either is lost. Of a stream, events that come before it (a role, an empty
+delta, pings) are held here: should it fail by then, another deployment can answer, and nobody has
+seen anything. From then on a stream is handed over to a receiver of its own, which no task stands
+behind.
 """
 
 import asyncio
 from collections.abc import Callable
 
+from llmrouter.contracts.call import Usage
+from llmrouter.errors import UpstreamError
 from llmrouter.gateway.drain import NO_DRAIN, DrainBounds
 from llmrouter.http1.errors import HttpError
+from llmrouter.http1.sse import EventTooLong, Splitter
 from llmrouter.http1.upstream import ResponseReceiver, UpstreamConnection
 
 PLAIN_BYTES_MAX = 1024 * 1024
 """Of a plain answer held back until it is complete and checked; a longer one is passed on."""
+OPENING_BYTES_MAX = 256 * 1024
+"""Of a stream that is held back before its answer begins; more is taken for the answer."""
 _OK_MAX = 300
 """Errors are plain answers, whatever their content type says."""
 
@@ -25,23 +32,28 @@ class Reply:
         "_bytes",
         "_connection",
         "_framed",
+        "_opens",
         "_pieces",
         "_receiver",
+        "_splitter",
         "_waiter",
         "bounds",
         "complete",
         "error",
+        "has_begun",
         "headers",
         "is_stream",
         "on_closed",
         "shows_secret",
         "status",
+        "usage",
     )
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         connection: UpstreamConnection,
+        opens: Callable[[bytes], bool],
         shows_secret: Callable[[bytes], bool],
         bounds: DrainBounds = NO_DRAIN,
     ) -> None:
@@ -50,18 +62,28 @@ class Reply:
         """How far it is heard out once its client has gone."""
         self.shows_secret = shows_secret
         """Whether our credential for this upstream stands in some bytes of it."""
+        self._opens = opens
+        """Whether the answer begins in some events; raises UpstreamError where they are none."""
+        self._splitter: Splitter | None = None
+        """Of a stream that has not begun."""
         self._waiter: asyncio.Future[None] = loop.create_future()
         self._pieces: list[bytes] = []
         self._bytes = 0
-        self._receiver: ResponseReceiver = self
+        self._receiver: ResponseReceiver | None = None
+        """Who has taken it over; until then it hears itself, without a reference to itself: that
+        would leave every answer, with its bytes, to the garbage collector."""
         self._framed = True
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self.is_stream = False
+        self.usage: Usage | None = None
+        """Of a plain answer, once it was read."""
+        self.has_begun = False
+        """Something of the answer itself has come."""
         self.complete = False
         self.on_closed: Callable[[], None] | None = None
         """Told when it is closed while it runs: no receiver hears of that."""
-        self.error: HttpError | OSError | None = None
+        self.error: HttpError | OSError | UpstreamError | None = None
         """Why there will be no more of it."""
 
     def __repr__(self) -> str:
@@ -70,11 +92,11 @@ class Reply:
 
     def is_running(self) -> bool:
         """More of it is to come, or its end."""
-        return self._connection.serves(self._receiver)
+        return self._connection.serves(self._receiver or self)
 
     def is_lost(self) -> bool:
         """Nothing has come that could be passed on, and nothing will."""
-        return self.error is not None and not (self.is_stream and self._pieces)
+        return self.error is not None and not (self.is_stream and self.has_begun)
 
     @property
     def body(self) -> bytes:
@@ -90,7 +112,17 @@ class Reply:
         """Wait until there is enough to answer with, or `error` says why there never will be."""
         await self._waiter
 
-    def fail(self, error: HttpError | OSError) -> None:
+    async def arrives_within(self, seconds: float) -> bool:
+        """Wait for that, but not longer; whether it has come."""
+        await asyncio.wait((self._waiter,), timeout=seconds)
+        return self._waiter.done()
+
+    @property
+    def arrival(self) -> asyncio.Future[None]:
+        """Done when `arrived` returns."""
+        return self._waiter
+
+    def fail(self, error: HttpError | OSError | UpstreamError) -> None:
         """There will be no answer."""
         self.error = error
         self._wake()
@@ -110,7 +142,7 @@ class Reply:
 
     def divert(self, receiver: ResponseReceiver) -> ResponseReceiver:
         """Give the rest of it, while it runs, to `receiver`; returns whose it was before."""
-        before, self._receiver = self._receiver, receiver
+        before, self._receiver = self._receiver or self, receiver
         self._connection.hand_over(receiver)
         return before
 
@@ -143,7 +175,14 @@ class Reply:
         """Bytes of the body."""
         self._pieces.append(data)
         self._bytes += len(data)
-        if self.is_stream or self._bytes > PLAIN_BYTES_MAX:
+        if self.is_stream:
+            if not self.has_begun:
+                self._look(data)
+            return
+        if not self.has_begun:
+            self.has_begun = True
+            self._connection.begun()
+        if self._bytes > PLAIN_BYTES_MAX:
             self._wake()
 
     def response_end(self, *, framed: bool) -> None:
@@ -155,6 +194,25 @@ class Reply:
     def response_lost(self, error: HttpError) -> None:
         """It will never be complete."""
         self.fail(error)
+
+    def _look(self, data: bytes) -> None:
+        """Look for the answer itself in what a stream begins with."""
+        splitter = self._splitter = self._splitter or Splitter()
+        try:
+            events = splitter.feed(data)
+            self.has_begun = self._bytes > OPENING_BYTES_MAX or (
+                bool(events) and self._opens(events)
+            )
+        except EventTooLong:
+            self.has_begun = True  # whoever passes it on says so
+        except UpstreamError as error:
+            self.close()
+            self.fail(error)
+            return
+        if self.has_begun:
+            self._splitter = None
+            self._connection.begun()
+            self._wake()
 
     def _wake(self) -> None:
         if not self._waiter.done():

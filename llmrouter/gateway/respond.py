@@ -1,53 +1,38 @@
-"""Last step: the answer, passed on as it is but for its framing, once it is known to be sound.
+"""Last step: the answer, passed on as it is but for its framing.
 
-Where its client leaves while it passes, the rest of it is heard out: see `drain`.
+It was judged before: what comes here is an answer, whole or begun, or a refusal of the upstream's
+own that the caller is to have. Where its client leaves while it passes, the rest of it is heard
+out: see `drain`.
 """
 
 import asyncio
 
-from llmrouter.contracts.call import Call
 from llmrouter.errors import Source, UpstreamError
 from llmrouter.gateway.drain import drain
 from llmrouter.gateway.exchange import Exchange
 from llmrouter.gateway.meter import Meter
 from llmrouter.gateway.relay import PlainRelay, StreamRelay
 from llmrouter.gateway.reply import Reply
-
-# Plain numbers: looking up a member of http.HTTPStatus costs more than all that is compared here.
-_REDIRECTS_FROM = 300
-_ERRORS_FROM = 400
-_UNAUTHORIZED = 401
+from llmrouter.gateway.verdict import ERRORS_FROM
 
 
-async def respond(exchange: Exchange, call: Call, reply: Reply, meter: Meter) -> None:
+async def respond(exchange: Exchange, reply: Reply, meter: Meter) -> None:
     """Pass on the answer that has begun; raises RouterError only if nothing was sent yet."""
-    status = reply.status
-    if status == _UNAUTHORIZED:
-        # The caller would take it for its own key's fault, and the body may show our credential.
-        name = exchange.upstream_name
-        raise UpstreamError(f"the upstream '{name}' refused our credential; tell your operator")
-    if _REDIRECTS_FROM <= status < _ERRORS_FROM:
-        raise UpstreamError(f"the upstream answered with a redirect ({status})")
     meter.streams = reply.is_stream
     if reply.is_stream:
-        if reply.complete and not reply.body:
-            raise UpstreamError("the upstream ended its answer before the first event")
-        await _stream(exchange, call, reply, meter)
+        await _stream(exchange, reply, meter)
     elif reply.complete:
         _plain(exchange, reply, meter)
-    elif status >= _ERRORS_FROM:
-        raise UpstreamError(f"the upstream answered {status} at a length that cannot be checked")
     else:
         await _long_plain(exchange, reply, meter)
 
 
 def _plain(exchange: Exchange, reply: Reply, meter: Meter) -> None:
-    body = reply.body
-    if reply.status < _ERRORS_FROM:
-        meter.usage = exchange.dialect.read_usage(body)
+    if reply.status < ERRORS_FROM:
+        meter.usage = reply.usage
     else:
         meter.outcome = "upstream_error"
-    exchange.connection.respond(_head(exchange, reply), body)
+    exchange.connection.respond(_head(exchange, reply), reply.body)
 
 
 async def _long_plain(exchange: Exchange, reply: Reply, meter: Meter) -> None:
@@ -66,11 +51,11 @@ async def _long_plain(exchange: Exchange, reply: Reply, meter: Meter) -> None:
         meter.outcome = "upstream_error"
 
 
-async def _stream(exchange: Exchange, call: Call, reply: Reply, meter: Meter) -> None:
-    tap = exchange.dialect.tap(call)
+async def _stream(exchange: Exchange, reply: Reply, meter: Meter) -> None:
+    tap = exchange.dialect.tap(exchange.call)
     spending = meter.spending
     spending.on_extended = meter.extended
-    relay = StreamRelay(exchange, reply, _head(exchange, reply), call, tap, spending)
+    relay = StreamRelay(exchange, reply, _head(exchange, reply), tap, spending)
     try:
         await relay.run(relay)
     except asyncio.CancelledError as left:

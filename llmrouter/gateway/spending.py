@@ -21,6 +21,8 @@ from types import TracebackType
 import msgspec
 
 from llmrouter.contracts.call import Usage
+from llmrouter.errors import RouterError
+from llmrouter.gateway.room import Room
 from llmrouter.metering.prices import Price, PriceBook
 from llmrouter.quota.estimate import SLICE, Estimator
 from llmrouter.quota.leases import Refusal
@@ -76,7 +78,9 @@ class Spending:
 
     __slots__ = (
         "_flight",
+        "_more",
         "_need",
+        "_others",
         "_price",
         "admitted_ms",
         "events",
@@ -94,6 +98,10 @@ class Spending:
         """When it was admitted, Unix time."""
         self._need = need
         self._price: Price | None = None
+        self._more: tuple[Reservation, ...] = ()
+        """What is held for further attempts."""
+        self._others = (0, 0)
+        """Tokens and money that attempts used which did not answer."""
         self.route = route
         """What serves the call."""
         self.reservation = reservation
@@ -121,11 +129,56 @@ class Spending:
         traceback: TracebackType | None,
     ) -> None:
         self._flight.calls -= 1
+        self.release()
+
+    def release(self) -> None:
+        """Give back what is held, if nothing was settled: nothing was sent, so nothing counts."""
+        for more in self._more:
+            more.settle(0, 0)
         self.reservation.release()
 
     def served_at(self, upstream: str, model: str) -> None:
         """The deployment that serves it is known; it was held at the price of the dearest."""
-        self._price = self._flight.prices.price(self.route.name, upstream, model)
+        self._price = self._price_at(upstream, model)
+
+    def _price_at(self, upstream: str, model: str) -> Price | None:
+        return self._flight.prices.price(self.route.name, upstream, model)
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """Tokens and nano-USD that are held, for all its attempts together."""
+        tokens, nano_usd = self.reservation.tokens, self.reservation.nano_usd
+        for more in self._more:
+            tokens += more.tokens
+            nano_usd += more.nano_usd
+        return tokens, nano_usd
+
+    async def hold_again(self, room: Room) -> bool:
+        """Hold as much once more, for an attempt beside or after one that may be billed.
+
+        False where there is no room for it now, or it cannot be asked for.
+        """
+        try:
+            found = await room.take(
+                self.reservation.account, self.reservation.again(), at_once=True
+            )
+        except RouterError:
+            return False
+        if isinstance(found, Refusal):
+            return False
+        self._more = (*self._more, found)
+        return True
+
+    def also_used(self, upstream: str, model: str, usage: Usage) -> tuple[int | None, str | None]:
+        """An attempt that did not answer used this; its cost in nano-USD, and by which price."""
+        price = self._price_at(upstream, model)
+        cost = _cost(usage, price)
+        tokens, nano_usd = self._others
+        self._others = (
+            tokens + usage.prompt_tokens + usage.output_tokens,
+            nano_usd + (cost or 0),
+        )
+        return cost, None if price is None else price.text
 
     @property
     def price_text(self) -> str | None:
@@ -162,9 +215,16 @@ class Spending:
 
     def settle(self, usage: Usage, *, estimated: bool, whole: bool) -> int | None:
         """Charge what was used; the cost in nano-USD, None where there is no price."""
-        price = self._price
-        cost = usage.cost_nano_usd if price is None else price.cost(usage)
-        self.reservation.settle(usage.prompt_tokens + usage.output_tokens, cost or 0)
+        cost = _cost(usage, self._price)
+        tokens, nano_usd = self._others
+        tokens += usage.prompt_tokens + usage.output_tokens
+        nano_usd += cost or 0
+        for more in self._more:
+            # Each takes its part: what one gives back before another takes may go elsewhere.
+            part = min(tokens, more.tokens), min(nano_usd, more.nano_usd)
+            more.settle(*part)
+            tokens, nano_usd = tokens - part[0], nano_usd - part[1]
+        self.reservation.settle(tokens, nano_usd)
         if not estimated:
             self._learn(usage, whole=whole)
         return cost
@@ -202,3 +262,8 @@ class Spending:
             # Reasoning that was not shown is in no event: most of that would teach nonsense.
             if self.events and usage.reasoning_tokens * 2 <= usage.output_tokens:
                 estimator.learn_events(who.model, self.events, usage.output_tokens)
+
+
+def _cost(usage: Usage, price: Price | None) -> int | None:
+    """In nano-USD; what an upstream itself says counts where we have no price."""
+    return usage.cost_nano_usd if price is None else price.cost(usage)

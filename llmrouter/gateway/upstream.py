@@ -1,10 +1,27 @@
 """An upstream as the path sees it: a pool, a dialect, and what every request to it begins with."""
 
+import msgspec
+
 from llmrouter.contracts.call import Operation
 from llmrouter.contracts.dialect import Dialect
+from llmrouter.gateway.drain import NO_DRAIN, DrainBounds
+from llmrouter.gateway.slots import Slots
 from llmrouter.http1.pool import Pool
 from llmrouter.http1.request import Request
 from llmrouter.http1.upstream import UpstreamTimeouts
+
+
+class UpstreamTerms(msgspec.Struct, frozen=True, kw_only=True):
+    """How an upstream is dealt with."""
+
+    timeouts: UpstreamTimeouts
+    """Where neither the model nor the caller says otherwise."""
+    asked_max_s: float = 600.0
+    """The longest time-out that a caller may ask for."""
+    drain: DrainBounds = NO_DRAIN
+    """How far its answers are heard out whose clients have gone."""
+    also_passes: frozenset[bytes] = frozenset()
+    """Headers of the caller that go there, besides those of the dialect."""
 
 
 class Upstream:
@@ -15,19 +32,20 @@ class Upstream:
         name: str,
         dialect: Dialect,
         pool: Pool,
-        timeouts: UpstreamTimeouts,
+        terms: UpstreamTerms,
         *,
         secret: str | None,
-        also_passes: frozenset[bytes] = frozenset(),
     ) -> None:
         self.name = name
         self.dialect = dialect
         self.pool = pool
-        self.timeouts = timeouts
+        self.terms = terms
+        self.slots: Slots | None = None
+        """Its places for our calls, where there are only so many."""
         self._secret = secret.encode() if secret else None
         credential = dialect.credential_headers(secret) if secret is not None else ()
         lines = [b"%b: %b\r\n" % header for header in credential]
-        self._passes = dialect.request_headers | also_passes
+        self._passes = dialect.request_headers | terms.also_passes
         self._fixed = b"".join([b"host: %b\r\n" % pool.origin.host_header, *lines])
         self._heads: dict[Operation, bytes] = {}
 

@@ -12,7 +12,7 @@ EVENT_BYTES_MAX = 16 * 1024 * 1024
 """Of one unfinished event held back: image events carry whole pictures in base64."""
 
 _BOUNDARY = re.compile(rb"(?:\n|\r\n?+)(?:\n|\r\n?+)+")  # `?+`: a CRLF is never two line ends
-_LINE_END = re.compile(rb"\r\n|\n|\r")
+_LF_BOUNDARY = re.compile(rb"\n\n+")  # the same where there is no CR, and far faster to find
 _SPARE = 3
 """How far back a boundary may begin before the bytes in which it ends."""
 
@@ -76,7 +76,8 @@ def _last_boundary_end(data: bytes) -> int:
 def events(block: bytes) -> Iterator[bytes]:
     """Each event of `block` with the empty line that ends it; a last one may lack it."""
     start = 0
-    for match in _BOUNDARY.finditer(block):
+    boundary = _BOUNDARY if b"\r" in block else _LF_BOUNDARY
+    for match in boundary.finditer(block):
         yield block[start : match.end()]
         start = match.end()
     if start < len(block):
@@ -87,7 +88,7 @@ def data_of(event: bytes) -> bytes | None:
     """The data that an event carries; None for comments and events without any."""
     lines = [
         line[5:].removeprefix(b" ")
-        for line in _LINE_END.split(event)
+        for line in event.splitlines()
         if line.startswith(b"data:") or line == b"data"
     ]
     return b"\n".join(lines) if lines else None

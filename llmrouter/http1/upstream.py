@@ -5,8 +5,9 @@ and of exactly one end: `response_end` or `response_lost`; of nothing more once 
 connection. Nothing here awaits, so the bytes of a running stream reach the downstream transport in
 the same turn of the loop in which they came.
 
-Time-outs are one deadline that the pool's sweep looks at: until the first body byte `first_s` after
-the request, then `idle_s` after the latest bytes, and never later than `total_s`.
+Time-outs are one deadline that the pool's sweep looks at: `first_s` after the request until the
+receiver says that the answer has `begun`, then `idle_s` after the latest bytes, and never later
+than `total_s`. Bytes that are no answer yet (pings, a head, a role) do not put it off.
 """
 
 import asyncio
@@ -61,7 +62,9 @@ class UpstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_announced",
         "_barren_bytes",
+        "_begun",
         "_complete",
+        "_first_at",
         "_head_complete",
         "_headers",
         "_idle_s",
@@ -78,6 +81,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_total_at",
         "_transport",
         "deadline",
+        "retires_at",
         "served",
     )
 
@@ -89,6 +93,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self.served = 0
         """How many responses have come over this connection."""
+        self.retires_at = NEVER
+        """From when on it serves no other request."""
         self.deadline = NEVER
         # for the request
         self._receiver: ResponseReceiver | None = None
@@ -104,6 +110,9 @@ class UpstreamConnection(asyncio.Protocol):
         """More came than the one response that was asked for."""
         self._paused = False
         self._pieces: list[bytes] = []
+        self._begun = False
+        """The answer itself has begun to come."""
+        self._first_at = NEVER
         self._idle_s = 0.0
         self._total_at = NEVER
         self._sent_at = 0.0
@@ -126,7 +135,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._sent_at = now
         self._idle_s = timeouts.idle_s
         self._total_at = now + timeouts.total_s
-        self.deadline = now + min(timeouts.first_s, timeouts.total_s)
+        self.deadline = self._first_at = now + min(timeouts.first_s, timeouts.total_s)
+        self._begun = False
         self._head_complete = self._announced = self._complete = False
         self._barren_bytes = 0
         self._pieces = []
@@ -144,6 +154,12 @@ class UpstreamConnection(asyncio.Protocol):
         """Deliver the rest of the running response to `receiver`."""
         assert self._receiver is not None
         self._receiver = receiver
+
+    def begun(self) -> None:
+        """The answer itself has begun: from now on no pause in it may be longer than `idle_s`."""
+        self._begun = True
+        if not self._paused:
+            self._touch()
 
     def pause(self) -> None:
         """Stop reading: downstream cannot take more. Only `total_s` runs on."""
@@ -293,7 +309,10 @@ class UpstreamConnection(asyncio.Protocol):
         receiver.response_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def _touch(self) -> None:
-        self.deadline = min(self._loop.time() + self._idle_s, self._total_at)
+        if self._begun:
+            self.deadline = min(self._loop.time() + self._idle_s, self._total_at)
+        else:
+            self.deadline = self._first_at
 
     def _is_framed(self) -> bool:
         return b"content-length" in self._headers or b"transfer-encoding" in self._headers

@@ -7,7 +7,8 @@ writer was killed at any instruction: `replay` whole files, and `tail` (of one b
 is new in them, from where it was before; the ledger and the books are fed from there. For both:
 
 - a call whose `begin` is not in a file never reached an upstream, so it cost nothing;
-- a call with both records is counted by its `end`;
+- a call with both records is counted by its `end`, and each attempt that is told of there;
+- a call that another model took over has a record at each of them, and the last stands for it;
 - a call with a `begin` only was interrupted: it may have cost something, and is never forgotten. It
   is counted by what was held for it at last.
 

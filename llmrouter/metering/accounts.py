@@ -19,7 +19,8 @@ from pathlib import Path
 import msgspec
 
 from llmrouter.metering.bookfile import BooksError, failures_named, open_to_read, transaction
-from llmrouter.metering.books import DAY_MS, HOUR_MS, Tally
+from llmrouter.metering.booking import Tally
+from llmrouter.metering.books import DAY_MS, HOUR_MS
 
 TOTALS_MAX = 200_000
 """Of one report: more would take a machine's memory, and nobody could read them."""
@@ -67,7 +68,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class BookedCall(msgspec.Struct, frozen=True):
-    """One call as it stands in the books; the members are columns of `usage_calls`."""
+    """A row of the books, of a call or of another attempt of one; columns of `usage_calls`."""
 
     at_ms: int
     request_id: str
@@ -87,6 +88,7 @@ class BookedCall(msgspec.Struct, frozen=True):
     error_code: str | None
     is_error: bool
     attempts: int
+    """0 if it is no call of its own: another attempt of one, or what another model took over."""
     estimated: bool
     prompt_tokens: int
     cached_tokens: int

@@ -3,7 +3,8 @@
 - Only what the export says is compared: cost exports have no tokens, and usage exports no cost.
 - Prompt tokens, output tokens and cost are judged: each of a day and model may be off by the
   tolerance, in percent of theirs. Calls and cached tokens are shown, to find out why: providers
-  count neither as we do (we book calls that failed; some exports leave out what was cached).
+  count neither as we do (we book calls that failed; some exports leave out what was cached). Each
+  attempt of a call is a call to a provider.
 - Our cost of a call is rounded to a nano-USD. What that may come to is never a difference.
 - A model's name without a date (`gpt-4o`, `claude-haiku-4-5`, a display name) may stand for any of
   its dated versions. So where one side alone has such a name, all versions of the model are one.

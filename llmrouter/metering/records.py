@@ -5,8 +5,12 @@ written. The boot id of the header and the `seq` of a record name a call: all of
 the same `seq`, and may stand in several files of the same boot. Begins stand in the order of `seq`.
 
 How the format grows: a new member has a default, so that older files still read, and readers ignore
-the members that they do not know. What an older reader would misunderstand raises `FORMAT`.
-Members at their default are left out of the line.
+the members that they do not know. What an older reader would misunderstand raises `FORMAT`. So far:
+
+    1  a call is one attempt, or what was used by the last of them
+    2  `others`, `replaced` and `instead_of`, without which money and requests would be miscounted
+
+Members at their default are left out of the line. A reader knows all formats up to its own.
 
 Invariant: no member can hold a secret, a prompt or an answer; a key stands here by its id alone.
 """
@@ -15,7 +19,7 @@ import msgspec
 
 from llmrouter.contracts.call import Usage
 
-FORMAT = 1
+FORMAT = 2
 NO_USAGE = Usage()
 
 
@@ -23,7 +27,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="t",
     """Whose file this is."""
 
     format: int = msgspec.field(default=FORMAT)
-    """The version of the format; a reader refuses one that it does not know."""
+    """The version of the format; a reader refuses one that is newer than its own."""
     worker: str
     """The name of the worker, as in the file's name."""
     boot: str
@@ -69,6 +73,9 @@ class Begin(
     """The same, in money."""
     rules: int = 0
     """The generation of the rules that the call was admitted under."""
+    instead_of: tuple[str, ...] = ()
+    """The models that this one took over from, each with a record before this: what has counted a
+    request of one of them counts none here."""
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="t", tag="hold"):
@@ -82,6 +89,24 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="t", t
     """The same, in money."""
 
 
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """An attempt of a call that is neither the one that answered nor the last that failed."""
+
+    deployment: str
+    upstream: str
+    outcome: str
+    """How it ended, in a word: `upstream_error`, or `hedged` where another was faster."""
+    error_code: str | None = None
+    """The code of the error that a caller would have been given."""
+    usage: Usage = NO_USAGE
+    estimated: bool = False
+    """As in an `End`; so are those below."""
+    cost_nano_usd: int | None = None
+    price: str | None = None
+    duration_ms: int = 0
+    """Milliseconds from its own begin to its end."""
+
+
 class End(
     msgspec.Struct,
     frozen=True,
@@ -91,7 +116,7 @@ class End(
     tag_field="t",
     tag="end",
 ):
-    """A call is over, and this is what it used."""
+    """A call is over, and this is what it used: here, and in each of its `others`."""
 
     seq: int
     """The `seq` of the call's `Begin`."""
@@ -105,8 +130,11 @@ class End(
     error_code: str | None = None
     """The code of our error, where the answer was ours."""
     deployment: str | None = None
-    """The deployment that answered, where it is not the one that the call began with."""
+    """The deployment that answered, or failed last, where the call did not begin with it."""
+    upstream: str | None = None
+    """Of that deployment, where it is given."""
     attempts: int = 1
+    """How many there were, the `others` and those at models before included; 1 at least."""
     usage: Usage = NO_USAGE
     """Tokens, and the upstream's own figure of the cost where it gives one."""
     cost_nano_usd: int | None = None
@@ -120,6 +148,10 @@ class End(
     """Milliseconds to the first byte of the answer; None if none came."""
     duration_ms: int
     """Milliseconds from the call's arrival to its end."""
+    others: tuple[Attempt, ...] = ()
+    """What else was tried for it, in the order of their ends; what they used is not in `usage`."""
+    replaced: bool = False
+    """Another record with the same request id stands for the call: another model took it over."""
 
 
 Record = Header | Begin | Hold | End

@@ -35,9 +35,9 @@ class UnknownFormat(ValueError):
 
 def check_format(header: Header, path: Path) -> None:
     """Raise UnknownFormat unless this version reads the file at `path`, which `header` heads."""
-    if header.format != FORMAT:
+    if not 1 <= header.format <= FORMAT:
         raise UnknownFormat(
-            f"{path} has journal format {header.format}, this version reads {FORMAT}; "
+            f"{path} has journal format {header.format}, this version reads up to {FORMAT}; "
             "read it with the version that wrote it"
         )
 

@@ -183,6 +183,18 @@ class Account(msgspec.Struct, frozen=True, gc=False):
             self.rules,
         )
 
+    def without_requests_of(self, models: tuple[str, ...]) -> "Account":
+        """The same without the limits on requests that count calls to one of `models`."""
+
+        def counts(lease: Lease) -> bool:
+            return lease.unit == REQUESTS and any(map(lease.found.rule.covers, models))
+
+        return Account(
+            tuple(lease for lease in self.gating if not counts(lease)),
+            tuple(lease for lease in self.counted if not counts(lease)),
+            self.rules,
+        )
+
     @property
     def has_budget(self) -> bool:
         """Whether money is counted."""

@@ -16,6 +16,7 @@ Invariant: nothing here waits, and `free` is never negative between two calls of
 
 from collections.abc import Callable, Iterable, Sequence
 
+from llmrouter.contracts.rule import Scope
 from llmrouter.quota.lease import (
     CONCURRENT,
     REQUESTS,
@@ -137,6 +138,11 @@ class Leases:
                 self._accounts.clear()
             self._accounts[key] = account
         return account
+
+    def account_of(self, scope: Scope) -> Account:
+        """The leases of one scope alone, whose rules never change."""
+        found = self._rulebook.of_scope(scope)
+        return Account(tuple(map(self._lease, found)), rules=self._rulebook.generation)
 
     def _lease(self, found: Bucketed) -> Lease:
         lease = self._leases.get(found.bucket)

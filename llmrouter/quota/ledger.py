@@ -16,10 +16,11 @@ more than was held for them), and a rule that is lowered.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import assert_never
 
 import msgspec
 
-from llmrouter.contracts.rule import Kind
+from llmrouter.contracts.rule import Kind, Rule
 from llmrouter.quota.bucket import Bucket, Saved, bucket_of
 from llmrouter.quota.messages import Ask
 from llmrouter.quota.rulebook import Bucketed, Rulebook
@@ -51,6 +52,22 @@ class Charge(msgspec.Struct, frozen=True, gc=False):
     requests: int = 0
     tokens: int = 0
     nano_usd: int = 0
+    instead_of: tuple[str, ...] = ()
+    """The models that the requests were for before: a rule that covers one counted them then."""
+
+    def counted_by(self, rule: Rule) -> int:
+        """What a rule that covers the model counts of it."""
+        match rule.kind:
+            case Kind.REQUESTS:
+                return 0 if any(map(rule.covers, self.instead_of)) else self.requests
+            case Kind.TOKENS:
+                return self.tokens
+            case Kind.USD:
+                return self.nano_usd
+            case Kind.CONCURRENT:
+                return 0
+            case _:
+                assert_never(rule.kind)
 
 
 class Entry:
@@ -168,16 +185,11 @@ class Ledger:
     def charge(self, charge: Charge, now_ms: int, *, is_live: bool) -> None:
         """Count what was spent; the claim of a worker of ours that lives falls by as much.
 
-        Of such a worker, each call counts where it has reserved, whatever the rules are by now.
+        Of such a worker, each call counts where it has reserved, whatever the rules are by now. So
+        a call that another model took over is one request more only where the first did not count.
         """
-        amounts = {
-            Kind.REQUESTS: charge.requests,
-            Kind.TOKENS: charge.tokens,
-            Kind.USD: charge.nano_usd,
-            Kind.CONCURRENT: 0,
-        }
         for found, entry in self._applying_to(charge, now_ms):
-            amount = amounts[entry.rule.kind]
+            amount = charge.counted_by(entry.rule)
             counts = found.was_in_force(charge.rules) if is_live else found.until is None
             if not amount or not counts:
                 continue

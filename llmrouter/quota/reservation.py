@@ -57,6 +57,11 @@ class Reservation:
         _, _, nano_usd, _, worst = self._amounts
         return nano_usd if nano_usd > worst else worst
 
+    def again(self) -> Amounts:
+        """What another attempt of the same call needs: it is no other call, and not one more."""
+        _, tokens, nano_usd, _, worst = self._amounts
+        return 0, tokens, nano_usd, 0, worst
+
     def settle(self, tokens: int, nano_usd: int) -> None:
         """The call is over and used so much; whatever comes after that does nothing."""
         self._close(0, tokens, nano_usd)

@@ -1,9 +1,11 @@
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
 
 from llmrouter.access.issued import (
+    KEY_MAPPED_MAX,
     RULES_MAX,
     IssuedKey,
     KeyChanges,
@@ -67,6 +69,26 @@ def test_model_patterns_are_checked_with_the_terms() -> None:
         KeyTerms(org="acme", models=("gpt-4o,gpt-4",))
 
 
+@pytest.mark.parametrize(
+    ("model_map", "words"),
+    [
+        ({"a": "a"}, "is mapped to itself"),
+        ({"a": "b*"}, "to the pattern"),
+        ({"a b": "c"}, "is not a model pattern"),
+        (
+            {f"m{number}": "x" for number in range(KEY_MAPPED_MAX + 1)},
+            "33 mapped models .*; 32 fit",
+        ),
+    ],
+)
+def test_a_map_is_checked_with_the_terms_and_with_a_change(
+    model_map: dict[str, str], words: str
+) -> None:
+    for make in (partial(KeyTerms, org="acme"), KeyChanges):
+        with pytest.raises(ValueError, match=words):
+            make(model_map=model_map)
+
+
 def test_two_limits_of_one_name_are_refused() -> None:
     rules = (*RULES, parse_limit("requests=5/minute,burst=9"))
 
@@ -110,6 +132,7 @@ def test_the_view_has_iso_times_and_no_digest() -> None:
     key = issued(
         team="research",
         models=["gpt-4o*"],
+        model_map={"gpt-4": "gpt-4o"},
         expires_at_s=90 * 86_400,
         revoked_at_s=61,
         rules=RULES,
@@ -124,6 +147,7 @@ def test_the_view_has_iso_times_and_no_digest() -> None:
         user=None,
         name=None,
         models=("gpt-4o*",),
+        model_map={"gpt-4": "gpt-4o"},
         limits=("requests=60/minute", "tokens=20000/minute,model=gpt-4o*"),
         budgets=("usd=20/day,strict",),
         created_at="1970-01-01T00:00:00Z",
@@ -154,18 +178,18 @@ def test_what_was_not_written_by_this_version_is_not_read(changes: dict[str, Any
         issued(**changes)
 
 
-def test_a_key_of_a_version_without_rules_is_read_and_has_none() -> None:
+def test_a_key_of_a_version_without_rules_or_a_map_is_read_and_has_none() -> None:
     written = b'{"id":"0123456789AB","digest":"%b","org":"a","created_at_s":0}' % DIGEST.encode()
 
     key = msgspec.json.decode(written, type=IssuedKey)
 
-    assert key.rules == ()
+    assert (key.rules, key.model_map) == ((), {})
     assert msgspec.json.encode(key) == written
 
 
 @pytest.mark.parametrize("protocol", [msgspec.json, msgspec.msgpack])
-def test_rules_are_kept_and_sent_whole(protocol: Any) -> None:
-    key = issued(rules=RULES)
+def test_rules_and_maps_are_kept_and_sent_whole(protocol: Any) -> None:
+    key = issued(rules=RULES, model_map={"gpt-4*": "gpt-4o-mini"})
 
     assert protocol.decode(protocol.encode(key), type=IssuedKey) == key
 
@@ -183,6 +207,8 @@ def texts(*limits: str) -> tuple[Rule, ...]:
         (KeyChanges(name="ci"), {"name": "ci"}),
         (KeyChanges(models=("a", "b*")), {"models": ["a", "b*"]}),
         (KeyChanges(models=()), {"models": []}),
+        (KeyChanges(model_map={"a": "b"}), {"model_map": {"a": "b"}}),
+        (KeyChanges(model_map={}), {"model_map": {}}),
         (KeyChanges(expires_in_s=60), {"expires_at_s": 160}),
         (KeyChanges(expires_in_s=None), {"expires_at_s": None}),
         (
@@ -207,6 +233,7 @@ def texts(*limits: str) -> tuple[Rule, ...]:
 )
 def test_a_change_leaves_the_rest_as_it_was(changes: KeyChanges, after: dict[str, Any]) -> None:
     before = {"name": "x", "models": ["m"], "expires_at_s": 50, "rules": RULES, "team": "t"}
+    before["model_map"] = {"x": "y"}
 
     assert issued(**before).changed(changes, now_s=100.9) == issued(**(before | after))
 

@@ -12,7 +12,15 @@ from llmrouter.stores.memory import MemoryStore
 
 DIGEST = KeyDigest(b"k" * 32)
 LIMIT = parse_limit("requests=60/minute")
-TERMS = KeyTerms(org="acme", name="ci", models=("gpt-4o*",), expires_in_s=60, rules=(LIMIT,))
+MAP = {"gpt-4": "gpt-4o"}
+TERMS = KeyTerms(
+    org="acme",
+    name="ci",
+    models=("gpt-4o*",),
+    model_map=MAP,
+    expires_in_s=60,
+    rules=(LIMIT,),
+)
 
 
 @pytest.fixture
@@ -35,6 +43,7 @@ def test_a_created_key_holds_its_terms_and_opens_the_door(book: KeyBook) -> None
         org="acme",
         name="ci",
         models=("gpt-4o*",),
+        model_map=MAP,
         created_at_s=1000,
         expires_at_s=1060,
         rules=(LIMIT,),
@@ -183,3 +192,33 @@ def test_a_row_under_another_name_is_refused(book: KeyBook, store: MemoryStore) 
 
     with pytest.raises(StoreError, match=f"'key/BBBBBBBBBBBB' .* holds the key '{key.id}'"):
         book.get("B" * 12)
+
+
+# ---- by its id, or by its text ----------------------------------------------------------------
+
+
+def test_a_key_is_found_by_its_id_and_by_its_text(book: KeyBook) -> None:
+    key, text = book.create(TERMS, 1000)
+
+    assert book.find(key.id) == book.find(text) == key
+
+
+@pytest.mark.parametrize("wrong", ["secret", "id", "prefix", "shape", "bytes", "nobody's id"])
+def test_a_key_that_is_not_ours_is_unknown_and_not_repeated(book: KeyBook, wrong: str) -> None:
+    key, text = book.create(TERMS, 1000)
+    other = new_key_text()
+    texts = {
+        "secret": text[:-1] + ("a" if text[-1] != "a" else "b"),
+        "id": other,
+        "prefix": "pk" + text[2:],
+        "shape": f"{key.id}!",
+        "bytes": text[:8] + "\udcff" + text[9:],
+        "nobody's id": "0" * 12,
+    }
+
+    with pytest.raises(UnknownKey) as caught:
+        book.find(texts[wrong])
+
+    if wrong != "nobody's id":
+        assert key.id not in str(caught.value)
+        assert texts[wrong] not in str(caught.value)

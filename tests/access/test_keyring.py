@@ -7,6 +7,7 @@ from llmrouter.access.issued import IssuedKey, KeyTerms
 from llmrouter.access.key import KeyDigest, new_key_text
 from llmrouter.access.keybook import KeyBook
 from llmrouter.access.keyring import Keyring
+from llmrouter.access.mapping import ModelMap
 from llmrouter.access.patterns import ModelPatterns
 from llmrouter.access.principal import Principal
 from llmrouter.errors import ClientError, ExpiredKey, InvalidKey, RevokedKey
@@ -14,7 +15,14 @@ from llmrouter.stores.memory import MemoryStore
 
 DIGEST = KeyDigest(b"k" * 32)
 NOW_S = 1_000_000.5
-TERMS = KeyTerms(org="acme", team="research", user="ada", models=("gpt-4o*",), expires_in_s=60)
+TERMS = KeyTerms(
+    org="acme",
+    team="research",
+    user="ada",
+    models=("gpt-4o*",),
+    model_map={"gpt-4": "gpt-4o"},
+    expires_in_s=60,
+)
 
 
 def issue(terms: KeyTerms = TERMS) -> tuple[IssuedKey, bytes]:
@@ -44,6 +52,7 @@ def test_a_key_stands_for_its_principal() -> None:
         user="ada",
         key_id=key.id,
         models=ModelPatterns(("gpt-4o*",)),
+        model_map=ModelMap({"gpt-4": "gpt-4o"}),
     )
 
 
@@ -177,3 +186,21 @@ def test_no_refusal_repeats_any_part_of_the_key(changes: dict[str, int]) -> None
 
 def test_repr_shows_the_size_only() -> None:
     assert repr(keyring_of(issue()[0], issue()[0])) == "<Keyring keys=2>"
+
+
+def test_a_key_is_found_by_its_id_with_what_speaks_against_it() -> None:
+    key, text = issue()
+    keyring = keyring_of(key)
+
+    assert keyring.find(key.id, NOW_S) == (keyring.authenticate(text, NOW_S), None)
+    assert keyring.find("0" * 12, NOW_S) is None
+
+    found = keyring.find(key.id, NOW_S + 61)
+    assert found is not None
+    assert isinstance(found[1], ExpiredKey)
+    assert str(found[1]) == str(refusal(keyring, text, NOW_S + 61))
+
+    keyring.apply([msgspec.structs.replace(key, revoked_at_s=int(NOW_S))])
+    found = keyring.find(key.id, NOW_S)
+    assert found is not None
+    assert isinstance(found[1], RevokedKey)

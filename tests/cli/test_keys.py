@@ -80,7 +80,7 @@ def test_the_json_of_a_new_key_is_its_view_with_its_text() -> None:
     )
 
     assert list(view) == [
-        "id", "key", "org", "team", "user", "name", "models", "limits", "budgets",
+        "id", "key", "org", "team", "user", "name", "models", "model_map", "limits", "budgets",
         "created_at", "expires_at", "revoked_at", "status",
     ]  # fmt: skip
     assert KEY.fullmatch(view["key"])
@@ -257,6 +257,73 @@ def test_a_word_is_said_about_models_that_the_file_does_not_serve(
     assert made.stderr == changed.stderr == (note or "")
 
 
+# ---- map --------------------------------------------------------------------------------------
+
+
+def test_a_key_maps_names_to_models() -> None:
+    view = created("--map", "gpt-4=demo", "--map", "gpt-4o*=demo")
+
+    assert view["model_map"] == {"gpt-4": "demo", "gpt-4o*": "demo"}
+    shown = keys("show", view["id"]).stdout
+    assert re.search(r"^model_map +gpt-4=demo gpt-4o\*=demo$", shown, re.MULTILINE)
+    assert "gpt-4=demo gpt-4o*=demo" in keys("list").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "model_map"),
+    [
+        (("--map", "x=demo"), {"x": "demo"}),
+        (("--map", "none"), {}),
+        (("--name", "night"), {"gpt-4": "demo"}),
+    ],
+)
+def test_an_update_gives_a_key_another_map_or_none(
+    options: tuple[str, ...], model_map: dict[str, str]
+) -> None:
+    key_id = created("--map", "gpt-4=demo")["id"]
+
+    done = keys("update", key_id, "--json", *options)
+
+    assert done.exit_code == 0
+    assert msgspec.json.decode(done.stdout)["model_map"] == model_map
+
+
+@pytest.mark.parametrize("command", [("create", "--org", "acme"), ("update", "3fQ9xW2LbT0c")])
+@pytest.mark.parametrize(
+    ("maps", "words"),
+    [
+        (["gpt-4"], "'gpt-4' maps nothing"),
+        (["none", "a=b"], "'none' maps nothing"),
+        (["a=b", "a=c"], "'a' is mapped twice"),
+        (["a=a"], "'a' is mapped to itself"),
+    ],
+)
+def test_a_map_that_is_none_is_a_usage_error(
+    command: tuple[str, ...], maps: list[str], words: str
+) -> None:
+    done = keys(*command, *(part for text in maps for part in ("--map", text)))
+
+    assert done.exit_code == 2
+    said = " ".join(done.stderr.replace("│", " ").split())
+    assert "Invalid value for '--map'" in said
+    assert words in said
+    assert not Path("state").exists()
+
+
+def test_a_word_is_said_about_a_map_that_leads_nowhere() -> None:
+    made = keys("create", "--org", "acme", "--json", "--map", "a=zzz")
+    key_id = msgspec.json.decode(made.stdout)["id"]
+    note = "note: no model in router.toml serves 'zzz', which names are mapped to\n"
+
+    assert made.stderr == note
+    assert keys("update", key_id, "--map", "b=zzz").stderr == note
+    assert keys("update", key_id, "--map", "b=demo").stderr == ""
+    assert keys("update", key_id, "--models", "x*").stderr == (
+        "note: this key may not use 'demo', which names are mapped to\n"
+    )
+    assert keys("update", key_id, "--name", "x").stderr == ""
+
+
 # ---- update -----------------------------------------------------------------------------------
 
 
@@ -384,7 +451,7 @@ def test_every_key_is_a_row_oldest_first_whatever_the_width() -> None:
 
     head, *rows = done.stdout.splitlines()
     assert head.split() == [
-        "id", "org", "team", "user", "name", "models", "limits", "budgets",
+        "id", "org", "team", "user", "name", "models", "model_map", "limits", "budgets",
         "created_at", "expires_at", "status",
     ]  # fmt: skip
     assert len(rows) == 3
@@ -426,6 +493,7 @@ def test_one_key_is_shown_field_by_field() -> None:
         "user        ada\n"
         "name        -\n"
         "models      demo gpt-4o*\n"
+        "model_map   -\n"
         "limits      -\n"
         "budgets     -\n"
         f"created_at  {view['created_at']}\n"

@@ -31,8 +31,8 @@ def run(*arguments: str, **environ: str) -> Result:
 
 def test_these_are_the_commands() -> None:
     assert sorted(map(" ".join, COMMANDS)) == [
-        "check", "demo", "events", "keys create", "keys list", "keys revoke", "keys show",
-        "keys update", "orgs list", "orgs show", "serve", "usage", "usage reconcile",
+        "check", "demo", "events", "explain", "keys create", "keys list", "keys revoke",
+        "keys show", "keys update", "orgs list", "orgs show", "serve", "usage", "usage reconcile",
     ]  # fmt: skip
 
 

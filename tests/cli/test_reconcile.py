@@ -6,12 +6,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from typer.testing import CliRunner, Result
 
 from llmrouter.cli.main import app
 from llmrouter.contracts.call import Usage
 from llmrouter.daemon.state import open_state
 from llmrouter.metering.books import DAY_MS, Books
+from llmrouter.metering.records import Attempt
 from llmrouter.metering.tail import Ended
 from tests.metering.test_books import NOW_MS, ended
 from tests.support.daemon import run
@@ -133,6 +135,27 @@ def test_the_document_has_everything_and_money_to_the_nano() -> None:
         "exceeds": True,
     }  # fmt: skip
     assert document["total"]["cost_usd"] == row["cost_usd"]
+
+
+def test_what_each_upstream_served_is_compared_whoever_answered_at_last() -> None:
+    """A hedged call is billed by both; the rounding of each is no difference."""
+    hedged = Attempt(
+        deployment="openai/gpt-4o-2024-08-06",
+        upstream="openai",
+        outcome="hedged",
+        usage=USED,
+        cost_nano_usd=3_000_000,
+    )
+    shadow = booked(2)
+    shadow = replace(shadow, begin=replace(shadow.begin, org="(shadow)", key_id="(shadow)"))
+    call = booked(1, "lab/llama")
+    keep(replace(call, end=replace(call.end, others=(hedged,))), shadow)
+
+    done = reconcile(f"{GENERIC}{DAY},gpt-4o-2024-08-06,2,2000,400,100,0.006000001\n", "--json")
+
+    assert done.exit_code == 0, done.output
+    (row,) = decoded(done)["rows"]
+    assert (row["calls"]["ours"], row["cost_usd"]["ours"]) == (2, "0.006")
 
 
 def test_every_day_and_model_of_either_side_is_shown() -> None:

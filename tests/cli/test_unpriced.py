@@ -147,6 +147,19 @@ def test_the_price_list_prices_what_its_providers_serve() -> None:
 
 
 @pytest.mark.usefixtures("no_list")
+def test_a_price_may_stand_with_each_deployment() -> None:
+    """Then the list is not asked; the deployment without one is named."""
+    priced = '{ upstream = "openai", model = "gpt-4o", price = { input = 1, output = 2 } }'
+    local = '{ upstream = "local" }'
+    whole = f'[models."q*"]\ndeployments = [{priced}]\n'
+    part = f'[models."qwen"]\ndeployments = [{priced}, {local}]\n'
+
+    assert noted(whole, part, "[orgs.acme]\n", BUDGET) == [
+        f"orgs.acme.budgets: no price is known of 'qwen' (at local): {REFUSED}"
+    ]
+
+
+@pytest.mark.usefixtures("no_list")
 def test_a_price_list_that_cannot_be_read_is_a_note() -> None:
     (note,) = noted(LISTED, "[orgs.acme]\n", BUDGET)
 

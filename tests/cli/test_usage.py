@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from typer.testing import CliRunner, Result
 
 from llmrouter.cli.main import app
@@ -26,6 +27,7 @@ from llmrouter.metering.accounts import Dimension
 from llmrouter.metering.books import DAY_MS, Books
 from llmrouter.metering.tail import Ended, Folded
 from tests.metering.test_books import NOW_MS, ended, interrupted
+from tests.metering.test_records import an_attempt
 from tests.support.daemon import LLMROUTER, START_TIMEOUT_S, run
 
 KEY = "3fQ9xW2LbT0c"
@@ -182,6 +184,35 @@ def test_what_is_uncertain_is_counted_where_there_is_any() -> None:
         "org", "calls", "errors", "estimated", "interrupted", "unpriced", "prompt", "output", "USD",
     ]  # fmt: skip
     assert row.split()[:6] == ["acme", "3", "1", "2", "1", "1"]
+
+
+def test_other_attempts_add_to_the_cost_of_their_deployment_and_are_no_calls() -> None:
+    hedged = replace(an_attempt(), outcome="hedged", cost_nano_usd=2_500_000)
+    keep(a_call(1, attempts=2, deployment="openai/gpt-4o", others=(hedged,)))
+
+    assert [line.split() for line in usage("--by", "deployment").stdout.splitlines()] == [
+        ["deployment", "calls", "other", "attempts", "prompt", "output", "USD"],
+        ["azure/gpt-4o", "0", "1", "0", "0", "0.0025", "█" * 20],
+        ["openai/gpt-4o", "1", "0", "9", "3", "0.0025", "█" * 20],
+        ["total", "1", "1", "9", "3", "0.0050"],
+    ]
+    marked = [call["attempts"] for call in decoded("--calls")]
+    assert marked == [2, 0]
+    assert "hedged (attempt)" in usage("--calls").stdout
+
+
+def test_shadow_calls_are_a_line_of_their_own() -> None:
+    """No org can be called so: they are in nobody's usage."""
+    copy = a_call(2, org="(shadow)", key_id="(shadow)", deployment="lab/large")
+    keep(a_call(1), copy)
+
+    rows = decoded("--by", "org,key")["rows"]
+    assert [(row["org"], row["key"], row["calls"]) for row in rows] == [
+        ("(shadow)", "(shadow)", 1),
+        ("acme", "Ab12", 1),
+    ]
+    assert decoded("--org", "(shadow)")["total"]["cost_usd"] == "0.0025"
+    assert usage("--by", "org").stdout.splitlines()[1].startswith("(shadow)")
 
 
 # ---- times ------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """What the books answered, as a table, as JSON and as CSV."""
 
 import msgspec
+import pytest
 
 from llmrouter.cli.sheet import lines
 from llmrouter.cli.usageviews import CallsView, TotalsView
 from llmrouter.metering.accounts import BookedCall, Dimension, Period, Report, Total
-from llmrouter.metering.books import Tally
+from llmrouter.metering.booking import Tally
 
 PLAIN = Tally(calls=2, prompt_tokens=1_500, output_tokens=20, cost_nano_usd=1_000_000_001)
 ALL = Tally(*range(1, len(Tally.__struct_fields__) + 1))
@@ -66,10 +67,10 @@ def test_whatever_is_counted_is_shown_where_there_is_any() -> None:
     sheet = totals(Total((None, "gpt-4o"), ALL), by=(Dimension.TEAM, Dimension.MODEL)).sheet()
 
     assert sheet.columns == [
-        "team", "model", "calls", "errors", "estimated", "interrupted", "unpriced", "prompt",
-        "cached", "output", "reasoning", "USD", "reported USD",
+        "team", "model", "calls", "other attempts", "errors", "estimated", "interrupted",
+        "unpriced", "prompt", "cached", "output", "reasoning", "USD", "reported USD",
     ]  # fmt: skip
-    assert sheet.rows[0][:7] == ["-", "gpt-4o", "1", "2", "3", "4", "5"]
+    assert sheet.rows[0][:8] == ["-", "gpt-4o", "1", "13", "2", "3", "4", "5"]
     assert sheet.footer is not None
     assert sheet.footer[:3] == ["total", "", "1"]
 
@@ -94,6 +95,7 @@ def test_the_document_has_every_measure_and_money_to_the_nano() -> None:
         "team": None, "calls": 2, "errors": 0, "estimated": 0, "interrupted": 0, "unpriced": 0,
         "reported": 0, "prompt_tokens": 1_500, "cached_tokens": 0, "output_tokens": 20,
         "reasoning_tokens": 0, "cost_usd": "1.000000001", "reported_usd": "0.00",
+        "other_attempts": 0,
     }  # fmt: skip
     assert document["total"]["cost_usd"] == "1.000000012"
     assert document["total"]["calls"] == 3
@@ -150,6 +152,26 @@ def test_a_call_is_a_row_and_failed_ones_are_marked() -> None:
          "-"],
     ]  # fmt: skip
     assert sheet.marked == {1}
+
+
+@pytest.mark.parametrize(
+    ("attempts", "estimated", "shown"),
+    [
+        (2, False, "hedged"),
+        (2, True, "hedged (estimated)"),
+        (0, False, "hedged (attempt)"),
+        (0, True, "hedged (attempt, estimated)"),
+    ],
+)
+def test_what_is_no_call_of_its_own_is_told_from_calls(
+    attempts: int, estimated: bool, shown: str
+) -> None:
+    view = CallsView([call(outcome="hedged", attempts=attempts, estimated=estimated)])
+
+    sheet = view.sheet()
+
+    assert sheet.rows[0][sheet.columns.index("outcome")] == shown
+    assert view.records()[0]["attempts"] == attempts
 
 
 def test_teams_and_users_are_columns_where_there_are_any() -> None:

@@ -12,6 +12,7 @@ from llmrouter.config.credentials import credentials
 from llmrouter.config.effective import effective, effective_toml
 from llmrouter.config.load import load
 from llmrouter.config.schema import (
+    Breaker,
     Budget,
     Config,
     Credential,
@@ -19,11 +20,13 @@ from llmrouter.config.schema import (
     Health,
     Limit,
     Model,
+    ModelTimeouts,
     Org,
     Price,
     Retry,
     Server,
     Settings,
+    Shadow,
     Team,
     Upstream,
     User,
@@ -84,22 +87,32 @@ def test_shows_a_credential_as_its_source(tmp_path: Path) -> None:
 
 _NAMES = st.text("abcXYZ019._-", min_size=1, max_size=6)
 _SECONDS = st.floats(0.001, 86_400)
+_TAGS = st.dictionaries(_NAMES, _NAMES, max_size=2)
 _UPSTREAMS = st.builds(
     Upstream,
     url=st.sampled_from(["builtin:demo", "https://a.example.com/v1", "http://[::1]:8000"]),
     credential=st.none() | st.just(Credential(env="A_KEY")) | st.just(Credential(file="/run/a")),
     concurrent=st.none() | st.integers(1, 1_000),
     health=st.none() | st.builds(Health, path=st.just("/models"), every=_SECONDS),
+    breaker=st.builds(Breaker, failures=st.integers(1, 9), rest=st.floats(0.1, 60)),
+    tags=_TAGS,
 )
 _USD = st.integers(1, 10**12).map(lambda nano: nano / 10**9)
 _PRICES = st.builds(Price, input=_USD, cached_input=st.none() | _USD, output=_USD)
 _MODELS = st.builds(
     Model,
     deployments=st.builds(
-        lambda model, weight: (Deployment(upstream="demo", model=model, weight=weight),),
+        lambda model, weight, tags, price: (
+            Deployment(upstream="demo", model=model, weight=weight, tags=tags, price=price),
+        ),
         st.none() | st.text("!\"'\\[]#az=", min_size=1, max_size=6),
         st.integers(1, 1_000),
+        _TAGS,
+        st.none() | _PRICES,
     ),
+    timeouts=st.builds(ModelTimeouts, idle=st.none() | _SECONDS),
+    hedge_after=st.none() | st.just("p95") | _SECONDS,
+    shadow=st.none() | st.builds(Shadow, upstream=st.just("demo"), model=st.just("next")),
     price=st.none() | _PRICES,
     retry=st.builds(Retry, attempts=st.integers(1, 10), budget=st.floats(0, 1)),
 )

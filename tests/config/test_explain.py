@@ -26,10 +26,16 @@ class Tree(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         | Annotated[tuple[Annotated[str, Meta(max_length=3)], ...], Meta(min_length=1)]
     ) = "x"
     leaf: Leaf | None = None
+    late: Annotated[float, Meta(gt=0, le=9)] | Literal["p95"] | None = None
+    tags: Annotated[
+        dict[str, Annotated[str, Meta(min_length=1, max_length=3)]], Meta(max_length=2)
+    ] = {}
     leaves: dict[str, Leaf] = {}
     rows: tuple[Leaf, ...] = ()
 
 
+NUMBER = "number: must be a whole number from 0 up to 9 (value 10)"
+TAGS = 'tags: must be a table of words, such as {{ region = "eu" }} (value {})'
 KIND = msgspec.inspect.type_info(Tree)
 
 
@@ -48,6 +54,14 @@ def findings(raw: object) -> list[str]:
             {"leaf": {"path": "x", "strict": 1}},
             ["leaf.strict: must be true or false (value 1)"],
         ),
+        *(({"number": 10, "late": fits}, [NUMBER]) for fits in ("p95", 1, 0.5)),
+        *(
+            ({"late": value}, [f"late: must be a number above 0 up to 9 or 'p95' (value {shown})"])
+            for value, shown in (("p96", "'p96'"), (0, "0"), (True, "true"), ([], "[]"))
+        ),
+        ({"tags": "eu"}, [TAGS.format("a string, not shown")]),
+        ({"tags": {"a": 1}}, ["tags.a: must be a string of 1 to 3 characters (value 1)"]),
+        ({"tags": {"a": "x", "b": "x", "c": "x"}}, ["tags: holds 3 names; make it at most 2"]),
         ({"rows": {"path": "x"}}, ["rows: must be a list (value a table)"]),
         (
             {"rows": [{"path": "x"}, {"path": "x", "every": 0}]},
@@ -77,7 +91,7 @@ _SCALARS = (
     st.booleans()
     | st.integers(-2, 12)
     | st.floats(-1, 12)
-    | st.sampled_from(["", "a", "b", "abcd"])
+    | st.sampled_from(["", "a", "b", "abcd", "p95"])
 )
 _LEAVES = (
     st.dictionaries(st.sampled_from(["path", "every", "kind", "strict", "x"]), _SCALARS) | _SCALARS
@@ -90,6 +104,8 @@ _TREES = st.fixed_dictionaries(
         "leaf": _LEAVES,
         "leaves": st.dictionaries(st.sampled_from(["m", "n"]), _LEAVES) | _SCALARS,
         "rows": st.lists(_LEAVES, max_size=2) | _LEAVES,
+        "late": _SCALARS | st.lists(_SCALARS, max_size=1),
+        "tags": st.dictionaries(st.sampled_from("abc"), _SCALARS) | _SCALARS,
         "unknown": _SCALARS,
     },
 )

@@ -10,7 +10,7 @@ from llmrouter.contracts.call import Usage
 from llmrouter.contracts.rule import Scope
 from llmrouter.contracts.store import StoreError
 from llmrouter.metering.journal import Journal, JournalFiles
-from llmrouter.metering.records import Begin, End, Header, Hold
+from llmrouter.metering.records import Attempt, Begin, End, Header, Hold
 from llmrouter.quota.ledger import Standing
 from llmrouter.quota.rulebook import Bucketed, Rulebook
 from llmrouter.stores.memory import MemoryStore
@@ -56,6 +56,22 @@ def claimed(standings: list[Standing]) -> Amounts:
     return requests, tokens, nano_usd, slots
 
 
+def usage_of(tokens: int) -> Usage:
+    """Some of them are output."""
+    return Usage(prompt_tokens=tokens - tokens // 3, output_tokens=tokens // 3)
+
+
+def an_attempt(tokens: int, nano_usd: int | None) -> Attempt:
+    """One that lost, elsewhere, and has used so much."""
+    return Attempt(
+        deployment="else/m",
+        upstream="else",
+        outcome="hedged",
+        usage=usage_of(tokens),
+        cost_nano_usd=nano_usd,
+    )
+
+
 class Writer:
     """One life of a worker: a real journal, locked as long as it is open."""
 
@@ -92,8 +108,16 @@ class Writer:
         self._journal.hold(Hold(seq=seq, tokens=tokens, nano_usd=nano_usd))
         self._journal.flush()
 
-    def end(self, seq: int, tokens: int = 0, nano_usd: int | None = None) -> None:
-        """It has used so much."""
+    def end(
+        self,
+        seq: int,
+        tokens: int = 0,
+        nano_usd: int | None = None,
+        *,
+        others: tuple[Attempt, ...] = (),
+        replaced: bool = False,
+    ) -> None:
+        """It has used so much, beside what its other attempts did."""
         self._journal.end(
             End(
                 seq=seq,
@@ -101,9 +125,12 @@ class Writer:
                 request_id=f"req_{seq}",
                 status=200,
                 outcome="ok",
-                usage=Usage(prompt_tokens=tokens - tokens // 3, output_tokens=tokens // 3),
+                attempts=1 + len(others),
+                usage=usage_of(tokens),
                 cost_nano_usd=nano_usd,
                 duration_ms=1,
+                others=others,
+                replaced=replaced,
             )
         )
         self._journal.flush()

@@ -24,6 +24,7 @@ from llmrouter.daemon.teller import Teller, saved_positions
 from llmrouter.metering import bookfile
 from llmrouter.metering.bookfile import BooksError
 from llmrouter.metering.journal import journal_paths
+from llmrouter.metering.records import FORMAT, Header
 from llmrouter.metering.replay import pair
 from tests.daemon.spending import NOW_MS, Writer, now_ms, rulebook
 from tests.metering.test_journal import ROOT
@@ -252,8 +253,9 @@ def unreadable(path: Path) -> str:
 
 
 def newer(path: Path) -> str:
-    path.write_text('{"t":"journal","format":2,"worker":"0","boot":"new","pid":1}\n')
-    return "has journal format 2, this version reads 1"
+    header = Header(format=FORMAT + 1, worker="0", boot="new", pid=1)
+    path.write_bytes(msgspec.json.encode(header) + b"\n")
+    return f"has journal format {FORMAT + 1}, this version reads up to {FORMAT}"
 
 
 def test_a_journal_that_cannot_be_read_is_told_once_and_the_others_are_folded(

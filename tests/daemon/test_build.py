@@ -19,10 +19,10 @@ from llmrouter.access.key import KeyDigest
 from llmrouter.access.keybook import KeyBook
 from llmrouter.access.ruletext import parse_limit
 from llmrouter.config.schema import Settings
-from llmrouter.daemon import build, unix
+from llmrouter.daemon import build, routing, unix
 from llmrouter.daemon.channel import Start
 from llmrouter.daemon.clock import SteadyClock
-from llmrouter.daemon.rules import prices, rules
+from llmrouter.daemon.rules import prices, prices_at, rules
 from llmrouter.gateway.exchange import Exchange
 from llmrouter.http1.deadlines import Deadlines
 from llmrouter.http1.server import Server, ServerSettings
@@ -31,6 +31,7 @@ from llmrouter.metering.prices import PriceTable
 from llmrouter.metering.records import Header
 from llmrouter.metering.replay import pair
 from llmrouter.quota.desk import DeskTerms
+from llmrouter.routing.conditions import Conditions
 from llmrouter.stores.memory import MemoryStore
 from tests.support.gateway import Pause
 from tests.support.leaks import Failures
@@ -54,7 +55,7 @@ Tables = Mapping[str, Any]
 
 
 def settings(url: str, tables: Tables) -> Settings:
-    upstreams = {"up": {"url": url}, "other": {"url": url}}
+    upstreams = {"up": {"url": url}, "other": {"url": url, "tags": {"region": "us"}}}
     models = {"m": {"deployments": [{"upstream": "up"}]}}
     return msgspec.convert({"upstreams": upstreams, "models": models, **tables}, Settings)
 
@@ -79,9 +80,13 @@ def start(
         started_at_s=NOW_S,
         boot="b",
         rules=0,
-        prices=PriceTable() if wanted is None else PriceTable(explicit=prices(wanted)),
+        prices=PriceTable() if wanted is None else _prices(wanted),
         clock_offset_ms=SteadyClock().offset_ms,
     )
+
+
+def _prices(wanted: Settings) -> PriceTable:
+    return PriceTable(explicit=prices(wanted), explicit_at=prices_at(wanted))
 
 
 def _log_nothing(exchange: Exchange) -> None:
@@ -149,7 +154,9 @@ async def built(
         terms = DeskTerms(hold_wait_ms=0, waiting_max=0)
         node = Node(rules(wanted), journal, directory / "journal", terms)
         quota = build.Quota(node.leases, node.denials)
-        gateway = build.gateway(wanted, said, ring, journal, quota, _log_nothing)
+        conditions = Conditions(routing.breakers(wanted), now_s=loop.time())
+        parts = build.Parts(ring, journal, quota, conditions)
+        gateway = build.gateway(wanted, said, parts, _log_nothing)
         found = Built(upstream, build.server(wanted, said, gateway), directory)
 
         def issue(**terms: Any) -> str:
@@ -272,7 +279,7 @@ async def test_the_time_outs_of_each_upstream_are_its_own(tmp_path: Path) -> Non
         made = {
             name: build._upstream(
                 name, table, {"openai": build.dialect("openai")}, deadlines, start()
-            ).timeouts
+            ).terms.timeouts
             for name, table in settings("http://x", tables).upstreams.items()
         }
 
@@ -430,12 +437,37 @@ async def test_names_aliases_and_patterns_lead_to_their_deployments(tmp_path: Pa
     assert listed == ["best", "gpt", "latest"]
 
 
+@pytest.mark.asyncio
+async def test_maps_and_tags_of_the_file_lead_calls(tmp_path: Path) -> None:
+    """FR-002: what router.toml says decides who serves."""
+    tables = {
+        "models": {
+            "m": {"deployments": [{"upstream": "other", "model": "us"}]},
+            "both": {
+                "strategy": "ordered",
+                "deployments": [
+                    {"upstream": "other", "model": "us"},
+                    {"upstream": "up", "model": "eu", "tags": {"region": "eu"}},
+                ],
+            },
+        },
+        "orgs": {"acme": {"model_map": {"old-*": "both"}, "require": {"region": "eu"}}},
+    }
+    async with built(tmp_path, tables) as found:
+        key = found.issue()
+        mapped = await found.ask(key, model="old-one")
+        assert mapped.status == 200
+        assert mapped.headers[b"x-llmrouter-model"] == b"both"
+        assert (await found.ask(key, model="m")).status == 403
+    assert found.sent() == ["eu"]
+
+
 @pytest.mark.parametrize(
     ("strategy", "sent"),
     [
         ("weighted", ["a", "a", "b", "a"] * 2),
         ("ordered", ["a"] * 8),
-        ("fastest", ["a", "a", "b", "a"] * 2),  # not served yet: as weighted
+        ("cheapest", ["b"] * 8),
     ],
 )
 @pytest.mark.asyncio
@@ -443,8 +475,8 @@ async def test_a_route_chooses_by_its_strategy(
     tmp_path: Path, strategy: str, sent: list[str]
 ) -> None:
     deployments = [
-        {"upstream": "up", "model": "a", "weight": 3},
-        {"upstream": "other", "model": "b"},
+        {"upstream": "up", "model": "a", "weight": 3, "price": {"input": 2, "output": 2}},
+        {"upstream": "other", "model": "b", "price": {"input": 1, "output": 3}},
     ]
     tables = {"models": {"m": {"strategy": strategy, "deployments": deployments}}}
     async with built(tmp_path, tables) as found:

@@ -15,9 +15,13 @@ from llmrouter.daemon.channel import (
     FRAME_BYTES_MAX,
     Applied,
     Channel,
+    Conditions,
     Denied,
     Drain,
+    Explain,
+    Explained,
     Keys,
+    Probed,
     Ready,
     Start,
     ToSupervisor,
@@ -39,6 +43,9 @@ from llmrouter.quota.messages import (
     Reopened,
     Take,
 )
+from llmrouter.routing.breaker import State
+from llmrouter.routing.condition import Report
+from tests.gateway.test_explanation import FULL, QUESTION
 from tests.support.leaks import Failures
 from tests.support.raw import RawClient
 
@@ -80,6 +87,8 @@ def start(*, keys: int = 2) -> Start:
             listed={"vendor": (Listed(AnyOf((Equals("m"), StartsWith("m-"))), None),)},
         ),
         clock_offset_ms=-5,
+        conditions=[REPORT],
+        down=["main"],
     )
 
 
@@ -123,6 +132,14 @@ DENIAL = Denial(
     balance=-5,
     wanted=7,
 )
+REPORT = Report(
+    deployment="main/m",
+    state=State.OPEN,
+    rest_s=4.5,
+    reason="it answered 500",
+    changed_s=1_234.5,
+    throttled_s=0.25,
+)
 TO_WORKER: list[ToWorker] = [
     start(),
     Keys(7, [key(3)], 1),
@@ -132,6 +149,9 @@ TO_WORKER: list[ToWorker] = [
     Refused(2, "org/acme/usd/month", Reason.SPENT, -5, 1_700_000_000_000, None, 1_800_000_000_000),
     Recall(3, (Amount("org/acme/requests/minute", 1),)),
     Reopened(("key/000000000001/concurrent",)),
+    Conditions([REPORT]),
+    Probed("main", sound=False),
+    Explain(5, QUESTION),
 ]
 TO_SUPERVISOR: list[ToSupervisor] = [
     Ready(),
@@ -143,6 +163,9 @@ TO_SUPERVISOR: list[ToSupervisor] = [
     Force((Amount("org/acme/usd/month", 1),)),
     Recalled(3),
     Cancel(4),
+    Conditions([REPORT, REPORT]),
+    Explained(5, FULL),
+    Explained(6, None),
 ]
 
 

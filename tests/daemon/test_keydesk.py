@@ -41,6 +41,7 @@ def test_what_is_created_is_shown_with_its_text_this_once() -> None:
             "user": "ada@example.com",
             "name": "ci",
             "models": ["demo", "demo-*"],
+            "model_map": {"gpt-4*": "demo"},
             "expires_in_s": 86_400,
             "limits": ["requests=60/minute", "concurrent=5"],
             "budgets": ["usd=20.50/day,strict"],
@@ -57,6 +58,7 @@ def test_what_is_created_is_shown_with_its_text_this_once() -> None:
         "user": "ada@example.com",
         "name": "ci",
         "models": ["demo", "demo-*"],
+        "model_map": {"gpt-4*": "demo"},
         "limits": ["requests=60/minute", "concurrent=5"],
         "budgets": ["usd=20.5/day,strict"],
         "created_at": NOW,
@@ -130,6 +132,18 @@ def test_an_update_changes_what_it_names_and_nothing_else() -> None:
     assert desk(store=store).show({"id": created["id"]}) == done.result
 
 
+def test_an_update_replaces_a_map_whole_or_leaves_it() -> None:
+    made = desk()
+    key_id = create(made, model_map={"a": "b", "c": "d"})["id"]
+
+    def mapped(**changes: object) -> object:
+        return cast("View", made.update({"id": key_id, **changes}).result)["model_map"]
+
+    assert mapped(name="x") == {"a": "b", "c": "d"}
+    assert mapped(model_map={"e": "f"}) == {"e": "f"}
+    assert mapped(model_map={}) == {}
+
+
 def test_an_update_tells_no_expiry_from_none_at_all() -> None:
     made = desk()
     key_id = create(made, expires_in_s=60)["id"]
@@ -169,6 +183,8 @@ WRONG = [
     ("keys.create", {"org": "acme", "models": "demo"}, "Expected `array`, got `str`"),
     ("keys.create", {"org": "acme", "models": ["a b"]}, "'a b' is not a model pattern"),
     ("keys.create", {"org": "acme", "models": [""]}, "model pattern '' has 0 characters"),
+    ("keys.create", {"org": "acme", "model_map": {"a": "a"}}, "'a' is mapped to itself"),
+    ("keys.create", {"org": "acme", "model_map": ["a=b"]}, "Expected `object`, got `array`"),
     ("keys.create", {"org": "acme", "expires_in_s": 0}, "expires after at least 1 s"),
     ("keys.create", {"org": "acme", "expires_in_s": -1}, "expires after at least 1 s"),
     ("keys.create", {"org": "acme", "expires_in_s": "90d"}, "Expected `int"),
@@ -188,6 +204,7 @@ WRONG = [
     ("keys.update", {"id": "3fQ9xW2LbT0c", "budgets": ["usd=1"]}, "usd=1 has no period"),
     ("keys.update", {"id": "3fQ9xW2LbT0c", "name": "a/b"}, "name 'a/b' is not a name"),
     ("keys.update", {"id": "3fQ9xW2LbT0c", "models": ["a b"]}, "'a b' is not a model pattern"),
+    ("keys.update", {"id": "3fQ9xW2LbT0c", "model_map": {"a": "b*"}}, "to the pattern 'b*'"),
     ("keys.update", {"id": "3fQ9xW2LbT0c", "expires_in_s": 0}, "expires after at least 1 s"),
     ("keys.update", {"id": "3fQ9xW2LbT0c", "expires_in_s": "never"}, "Expected `int"),
     ("keys.show", {}, "missing required field `id`"),

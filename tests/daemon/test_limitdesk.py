@@ -40,14 +40,12 @@ class Books:
         )
 
     def spend(self, **amounts: int) -> None:
-        self.ledger.charge(
-            Charge(
-                holder="b00t", org="acme", team="research", user="bob", key_id="Ab12", model="m-1",
-                at_ms=NOW_MS, **amounts,
-            ),
-            NOW_MS,
-            is_live=False,
+        charge = Charge(
+            holder="b00t", org="acme", team="research", user="bob", key_id="Ab12", model="m-1",
+            at_ms=NOW_MS,
         )  # fmt: skip
+        charge = msgspec.structs.replace(charge, **amounts)
+        self.ledger.charge(charge, NOW_MS, is_live=False)
 
     def listed(self, **args: object) -> list[View]:
         return cast("list[View]", self.desk.list(args))

@@ -161,6 +161,12 @@ def test_a_port_that_somebody_listens_on_is_refused(host: str) -> None:
     )
 
 
+def test_what_is_refused_is_told_with_the_key_to_change() -> None:
+    said = r"change server\.admin_listen in router\.toml$"
+    with taken() as port, pytest.raises(ListenError, match=said):
+        listeners.bind([TcpAddress("127.0.0.1", port)], key="server.admin_listen")
+
+
 def test_a_name_of_which_one_address_is_taken_is_refused_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -72,7 +72,12 @@ def test_keys_that_cannot_be_read_are_no_start(state: State) -> None:
 
 # ---- prices ---------------------------------------------------------------------------------
 
-PRICED = {"m": {"deployments": [{"upstream": "up"}], "price": {"input": 1, "output": 2}}}
+PRICED = {
+    "m": {
+        "deployments": [{"upstream": "up", "price": {"input": 3, "output": 4}}],
+        "price": {"input": 1, "output": 2},
+    }
+}
 BROKEN = (sys.executable, "-c", "raise SystemExit('the list is torn')")
 
 
@@ -87,6 +92,7 @@ async def test_the_price_list_is_read_only_where_somebody_may_be_in_it(
     table = await read_prices(config(upstreams=upstreams, models=PRICED))
 
     assert table.explicit == {"m": Price.of_usd(1, None, 2)}
+    assert table.explicit_at == {"m": {"up": Price.of_usd(3, None, 4)}}
     assert table.listed == {}
 
 
@@ -181,7 +187,7 @@ def newer(path: Path) -> str:
     Books(path).close()
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 99")
-    return r"books.db was written by a newer llmrouter \(books format 99, this one knows 1\)"
+    return r"books.db was written by a newer llmrouter \(books format 99, this one knows 2\)"
 
 
 def foreign(path: Path) -> str:

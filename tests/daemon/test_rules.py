@@ -5,8 +5,8 @@ import pytest
 from llmrouter.config.schema import Budget, Deployment, Limit, Model, Org, Settings, Team, User
 from llmrouter.config.schema import Price as ModelPrice
 from llmrouter.contracts.rule import Kind, Rule, Scope
-from llmrouter.daemon.rules import key_rules, prices, rules
-from llmrouter.metering.prices import Price
+from llmrouter.daemon.rules import key_rules, prices, prices_at, rules
+from llmrouter.metering.prices import Price, PriceBook, PriceTable
 from llmrouter.quota.rulebook import Rulebook
 
 ACME = Scope(kind="org", name="acme")
@@ -164,3 +164,29 @@ def test_prices_of_the_file_are_whole_nano_usd_per_million_tokens() -> None:
             reasoning=10_000_000_000,
         ),
     }
+
+
+def test_prices_of_deployments_stand_by_where_they_are() -> None:
+    one, two = ModelPrice(input=1, output=1), ModelPrice(input=2, output=2)
+    models = {
+        "house": Model(
+            deployments=(
+                Deployment(upstream="a", model="meta/llama", price=one),
+                Deployment(upstream="b", price=two),
+                Deployment(upstream="c", model="qwen"),
+            ),
+            price=ModelPrice(input=3, output=3),
+        ),
+        "listed": Model(deployments=(Deployment(upstream="a"),)),
+    }
+    settings = Settings(models=models)
+
+    assert prices_at(settings) == {
+        "house": {"a/meta/llama": Price.of_usd(1, None, 1), "b": Price.of_usd(2, None, 2)}
+    }
+    assert list(prices(settings)) == ["house"]
+    book = PriceBook(PriceTable(explicit=prices(settings), explicit_at=prices_at(settings)))
+    places = (("a", "meta/llama"), ("b", "house"), ("c", "qwen"))
+    assert [book.price("house", *place) for place in places] == [
+        Price.of_usd(usd, None, usd) for usd in (1, 2, 3)
+    ]

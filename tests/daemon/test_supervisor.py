@@ -421,6 +421,18 @@ def test_several_addresses_are_served(tmp_path: Path, upstream: ModelServer) -> 
     assert path == f"unix:{tmp_path}/llmrouter.sock"
 
 
+def test_health_is_answered_on_a_unix_socket_too(tmp_path: Path, upstream: ModelServer) -> None:
+    settings = {**upstream.settings(), "server": {"admin_listen": "unix:admin.sock"}}
+    path = tmp_path / "admin.sock"
+    with serving(tmp_path, settings) as daemon:
+        assert daemon.admin_address == f"unix:{path}"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            assert client.recv(65_536).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert not path.exists()
+
+
 def test_the_demo_is_served_below_a_path_of_any_length(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100)
     deep.mkdir()
@@ -461,6 +473,9 @@ def test_a_signal_drains_what_is_in_flight_and_takes_nothing_new(
         os.killpg(daemon.process.pid, number)  # as a terminal does it
 
         wait_for(lambda: not listening(daemon), what="closing the listeners")
+        ready, why = daemon.admin("/readyz")
+        assert (ready, why["detail"]) == (503, "this node is draining")
+        assert daemon.admin("/livez")[0] == 200  # to the end
         assert idle.sock.recv(1) == b""  # told that it is over, not left to find out
         idle.close()
         assert daemon.process.poll() is None
@@ -541,6 +556,28 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path, upstream: ModelServer) -> 
         " or change server.listen in router.toml\n"
     )
     assert not (tmp_path / "state" / "control.sock").exists()
+
+
+def test_an_admin_port_that_is_taken_is_told_with_its_own_key(
+    tmp_path: Path, upstream: ModelServer
+) -> None:
+    """As that of a second daemon on a machine is, where neither names one."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        listen = f"127.0.0.1:{other.getsockname()[1]}"
+        settings = {
+            **upstream.settings(),
+            "server": {"listen": "unix:llmrouter.sock", "admin_listen": listen},
+        }
+
+        said = refused(write_config(tmp_path, settings))
+
+    assert said == (
+        f"llmrouter: cannot listen on {listen}: address already in use; stop what listens there,"
+        " or change server.admin_listen in router.toml\n"
+    )
+    assert not (tmp_path / "llmrouter.sock").exists()
 
 
 def test_a_second_daemon_on_the_same_state_is_refused_and_the_first_serves_on(

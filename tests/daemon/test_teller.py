@@ -26,6 +26,7 @@ from tests.daemon.spending import (
     NOW_MS,
     Amounts,
     Writer,
+    an_attempt,
     buckets,
     claimed,
     now_ms,
@@ -80,6 +81,67 @@ def test_a_call_costs_a_request_at_its_begin_and_the_rest_at_its_end(
 
     assert spent(counted) == (1, 30, 77, 0)
     writer.die()
+
+
+def test_a_call_is_charged_what_all_of_its_attempts_used(tmp_path: Path, teller: Tellers) -> None:
+    counted, writer = teller(), Writer(tmp_path)
+    counted.started("b00t")
+
+    others = an_attempt(7, 10), an_attempt(5, None)
+    writer.end(writer.begin(100, 1_000), 30, 77, others=others)
+
+    assert spent(counted) == (1, 30 + 7 + 5, 77 + 10, 0)
+    writer.die()
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_call_that_another_model_takes_over_is_one_request(
+    tmp_path: Path, teller: Tellers, *, is_ours: bool
+) -> None:
+    """Also where an earlier supervisor has begun it."""
+    counted, writer = teller(), Writer(tmp_path)
+    if is_ours:
+        counted.started("b00t")
+
+    first = writer.begin(100, 1_000)
+    counted.fold()
+    second = writer.begin(100, 1_000, model="n", instead_of=("m",))
+    writer.end(first, 30, 70, replaced=True)
+    counted.fold()
+    writer.end(second, 5, 9)
+
+    assert spent(counted) == (1, 35, 79, 0)
+    writer.die()
+
+
+def test_a_call_that_is_replaced_and_interrupted_is_charged_at_what_it_held(
+    tmp_path: Path, teller: Tellers
+) -> None:
+    counted, writer = teller(), Writer(tmp_path)
+    counted.started("b00t")
+    first = writer.begin(100, 1_000)
+    writer.begin(40, 400, model="n", instead_of=("m",))
+    writer.end(first, 30, 70, replaced=True)
+    writer.die()
+
+    assert counted.finish("b00t")
+
+    assert spent(counted) == (1, 30 + 40, 70 + 400, 0)
+
+
+def test_shadow_calls_are_charged_to_nobody(
+    tmp_path: Path, store: MemoryStore, teller: Tellers
+) -> None:
+    counted, writer = teller(), Writer(tmp_path)
+    counted.started("b00t")
+
+    writer.end(writer.begin(100, 1_000, org="(shadow)", key_id="(shadow)"), 30, 77)
+    writer.begin(100, 1_000, org="(shadow)", key_id="(shadow)")
+    writer.die()
+
+    assert counted.finish("b00t")
+    assert (spent(counted), held(counted)) == (NOTHING, NOTHING)
+    assert list(counted.changes()) == ["journal/b00t"]
 
 
 def test_a_call_without_a_price_costs_no_money(tmp_path: Path, teller: Tellers) -> None:

@@ -12,13 +12,19 @@ from pathlib import Path
 import pytest
 
 from llmrouter.access.issued import IssuedKey
+from llmrouter.contracts.call import Operation
 from llmrouter.daemon import workers as module
-from llmrouter.daemon.channel import Start, ToSupervisor
+from llmrouter.daemon.channel import Conditions, Start, ToSupervisor
+from llmrouter.daemon.health import Plan
+from llmrouter.daemon.healthdesk import HealthDesk
 from llmrouter.daemon.treasury import Treasury
 from llmrouter.daemon.workers import Worker, Workers, WorkerTerms
+from llmrouter.gateway.explanation import Caller, Question
 from llmrouter.quota.desk import DeskTerms
 from llmrouter.quota.messages import Reopened
 from llmrouter.quota.rulebook import Rulebook
+from llmrouter.routing.breaker import BreakerTerms, State
+from llmrouter.routing.condition import Report
 from llmrouter.stores.memory import MemoryStore
 from llmrouter.tasks import spawn
 from tests.daemon.spending import NOW_MS
@@ -49,6 +55,13 @@ class Crew:
         loop = asyncio.get_running_loop()
         terms = WorkerTerms(self._start_message, lambda: [listener.fileno()], os.environ, loop.time)
         self.workers = Workers(2, terms)
+        self.health = self.workers.health = HealthDesk(
+            Plan({"m": ("up/m",)}, ("up",)),
+            {"up": BreakerTerms()},
+            self.workers,
+            loop,
+            lambda: NOW_MS / 1_000,
+        )
         self.treasury = self.workers.treasury = Treasury(
             MemoryStore(),
             directory,
@@ -138,6 +151,34 @@ async def test_a_worker_that_hangs_is_not_waited_for_and_one_that_dies_needs_not
     no_leaks.seen.clear()
 
 
+async def test_a_call_is_explained_by_another_where_one_hangs_and_by_nobody_where_all_do(
+    tmp_path: Path,
+    listener: socket.socket,
+    no_leaks: Failures,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caller = Caller(
+        id="k", name=None, org="a", team=None, user=None, status="active", expires_at=None
+    )
+    question = Question(
+        caller=caller, operation=Operation.CHAT, body=b"{}", is_sample=False, standings=(), at_ms=0
+    )
+    async with crew(tmp_path, listener, no_leaks) as made:
+        await made.ready()
+        first, second = made.pids()
+        os.kill(first, signal.SIGSTOP)
+        monkeypatch.setattr(module, "EXPLAIN_TIMEOUT_S", PATIENCE_S)
+        monkeypatch.setattr(module, "EXPLAIN_EACH_S", 0.05)
+        said = await made.workers.explain(question)
+        assert said is not None
+        assert said.caller == caller
+
+        os.kill(second, signal.SIGSTOP)
+        monkeypatch.setattr(module, "EXPLAIN_TIMEOUT_S", 0.2)
+        assert await made.workers.explain(question) is None
+    no_leaks.seen.clear()
+
+
 async def test_told_to_drain_all_of_them_end(
     tmp_path: Path, listener: socket.socket, no_leaks: Failures
 ) -> None:
@@ -164,6 +205,27 @@ async def test_what_is_said_to_a_life_that_is_over_reaches_nobody(
         made.workers.send(made.boots[0][1], Reopened(("org/acme/requests/day",)))
 
         assert await made.workers.publish([], 1), "it was borne by who heard it"
+
+
+async def test_what_a_worker_says_of_deployments_goes_to_the_health_desk_and_all_others(
+    tmp_path: Path,
+    listener: socket.socket,
+    no_leaks: Failures,
+) -> None:
+    async with crew(tmp_path, listener, no_leaks) as made:
+        await made.ready()
+        assert (made.workers.serving, len(made.workers.boots())) == (2, 2)
+        now_s = asyncio.get_running_loop().time()
+        report = Report(
+            deployment="up/m", state=State.OPEN, rest_s=9.0, reason="it failed", changed_s=now_s
+        )
+
+        made.workers._each[0]._hear(Conditions([report]), made.boots[0][1], 0)
+        made.health.probed("up", "it answered 500")
+
+        assert made.health.standing()[0][0].deployment == "up/m"
+        assert await made.workers.publish([], 1), "it was borne by who heard it"
+    no_leaks.seen.clear()  # both are warned of
 
 
 async def test_a_worker_that_says_what_cannot_be_borne_is_ended_and_replaced(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import llmrouter.dialects
 from llmrouter.contracts.call import Operation, Usage
-from llmrouter.contracts.dialect import Dialect
+from llmrouter.contracts.dialect import Dialect, MalformedEvent, RefusedInStream
 from llmrouter.dialects.openai import OpenAI
 from llmrouter.errors import (
     CODES,
@@ -42,6 +42,9 @@ OURS_ALONE = {
     *(b"accept-encoding", b"openai-organization", b"openai-project"),
 }
 """Headers that hold credentials, frame a message, or that we write ourselves."""
+
+NASTY = 'no model "a\\b" \r\n\r\ndata: [DONE]\n\n\u2028 é'
+"""What a message may hold."""
 
 over_dialects = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
 over_errors = pytest.mark.parametrize("kind", CODES, ids=lambda kind: kind.code)
@@ -359,6 +362,35 @@ def test_comments_pass_and_mean_nothing(sample: Sample) -> None:
     assert tap.usage is None
 
 
+@over(STREAMS)
+def test_a_malformed_event_is_refused_and_what_came_before_it_passes(sample: Sample) -> None:
+    """No caller is left with an event that cannot be read."""
+    *before, cut, _ = [event for event in sse.events(sample.answer) if sse.data_of(event)]
+    for at in range(1, len(cut.rstrip())):
+        broken = cut[:at].rstrip() + b"\n\n"
+        if not sse.data_of(broken):
+            continue  # without data, it is no event
+        for fed in ([*before, broken], [b"".join((*before, broken))]):
+            tap = DIALECTS[sample.dialect].tap(call(sample.operation, wants_usage=True))
+            passed = b"".join(map(tap.feed, fed[:-1]))
+
+            with pytest.raises(MalformedEvent) as caught:
+                tap.feed(fed[-1])
+
+            assert passed + caught.value.sound == b"".join(before)
+            assert not tap.complete
+
+
+@over(STREAMS)
+def test_nobody_reads_on_behind_the_end(sample: Sample) -> None:
+    tap = DIALECTS[sample.dialect].tap(call(sample.operation, wants_usage=True))
+    behind = b"data: {\n\n"
+
+    assert tap.feed(sample.answer + behind) == sample.answer + behind
+    assert tap.feed(behind) == behind
+    assert tap.complete
+
+
 @over_dialects
 @given(data=st.lists(st.binary(max_size=60), max_size=6))
 def test_no_events_break_a_tap(dialect: Dialect, data: list[bytes]) -> None:
@@ -372,9 +404,106 @@ def test_no_events_break_a_tap(dialect: Dialect, data: list[bytes]) -> None:
         assert passed == block
 
 
-# ---- refusals ------------------------------------------------------------------------------------
+# ---- where a streamed answer begins --------------------------------------------------------------
 
-NASTY = 'no model "a\\b" \r\n\r\ndata: [DONE]\n\n\u2028 é'
+HELD_EVENTS_MAX = 4
+"""Of a sample: what announces its answer."""
+
+
+@over(STREAMS)
+def test_a_stream_opens_soon_and_what_is_before_does_not(sample: Sample) -> None:
+    """A start that fails can be given by another deployment, unseen."""
+    dialect = DIALECTS[sample.dialect]
+    events = [event for event in sse.events(sample.answer) if sse.data_of(event)]
+
+    opening = next(at for at, one in enumerate(events) if dialect.opens(sample.operation, one))
+
+    assert opening <= HELD_EVENTS_MAX
+    assert not dialect.opens(sample.operation, b"".join(events[:opening]))
+    assert dialect.opens(sample.operation, b"".join(events[: opening + 1]))
+    assert dialect.opens(sample.operation, sample.answer)
+    assert dialect.opens(sample.operation, events[-1])
+
+
+@over_dialects
+def test_nothing_and_comments_do_not_open_a_stream(dialect: Dialect) -> None:
+    for operation in dialect.paths.values():
+        assert not dialect.opens(operation, b"")
+        assert not dialect.opens(operation, b": ping\n\n: ping\n\n")
+
+
+@over_dialects
+def test_a_stream_that_begins_with_an_error_or_is_malformed_is_refused(dialect: Dialect) -> None:
+    for operation in dialect.paths.values():
+        event = dialect.error_event(call(operation), UpstreamError(NASTY), "req-1")
+
+        with pytest.raises(RefusedInStream) as caught:
+            dialect.opens(operation, b": ping\n\n" + event)
+        assert caught.value.objection is None
+        with pytest.raises(UpstreamError):
+            dialect.opens(operation, event.rstrip()[:-1] + b"\n\n")
+
+
+@over_dialects
+@given(data=st.lists(st.binary(max_size=60), max_size=4))
+def test_no_events_break_the_reader_of_openings(dialect: Dialect, data: list[bytes]) -> None:
+    block = b"".join(b"data: %b\n\n" % part for part in data)
+    for operation in dialect.paths.values():
+        try:
+            opened = dialect.opens(operation, block)
+        except UpstreamError:
+            continue
+        assert opened in (True, False)
+
+
+# ---- why an answer is none -----------------------------------------------------------------------
+
+
+@over_dialects
+def test_what_is_no_refusal_of_a_model_is_no_objection(dialect: Dialect) -> None:
+    """Among these all of ours, for a router that asks a router."""
+    for kind in CODES:
+        body = dialect.error_body(kind(NASTY, retry_after_s=7), "req-1")
+        assert dialect.objection(body) is None
+
+
+@over(PLAIN)
+def test_a_sound_answer_is_no_objection_and_not_filtered(sample: Sample) -> None:
+    dialect = DIALECTS[sample.dialect]
+
+    assert dialect.objection(sample.answer) is None
+    assert not dialect.is_filtered(sample.answer)
+
+
+@over_dialects
+@given(body=st.binary(max_size=200))
+def test_no_bytes_break_the_readers_of_refusals(dialect: Dialect, body: bytes) -> None:
+    assert dialect.objection(body) is None
+    assert not dialect.is_filtered(body)
+
+
+@over(SAMPLES)
+def test_the_same_call_is_the_same_conversation_whatever_model_it_is_sent_to(
+    sample: Sample,
+) -> None:
+    dialect = DIALECTS[sample.dialect]
+    read = dialect.read_call(sample.operation, sample.request)
+    sent = dialect.read_call(sample.operation, dialect.upstream_body(read, "another"))
+
+    assert dialect.conversation(read) == dialect.conversation(sent)
+    assert dialect.conversation(read.without_body()) == b""
+
+
+@over_dialects
+def test_conversations_are_told_apart(dialect: Dialect) -> None:
+    """Samples that were asked the same thing count once."""
+    found = samples(dialect.name)
+    calls = [dialect.read_call(sample.operation, sample.request) for sample in found]
+
+    assert len({dialect.conversation(read) for read in calls} - {b""}) > len(found) / 2
+
+
+# ---- refusals ------------------------------------------------------------------------------------
 
 
 @over_dialects

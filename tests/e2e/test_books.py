@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from llmrouter.metering.records import Attempt, End
 from llmrouter.metering.replay import JournaledCall
 from tests.support.daemon import DEMO, Daemon, create_key, limits, run, serving, wait_for
 from tests.support.load import request
-from tests.support.node import Node, loaded, node
+from tests.support.node import Node, loaded, node, seen_most
 from tests.support.sums import assert_settled, journaled, used
 
 pytestmark = pytest.mark.e2e
@@ -41,29 +42,39 @@ def rows(state: Path, select: str) -> list[tuple[Any, ...]]:
 
 
 Booked = tuple[Any, ...]
-_COLUMNS = "request_id, org, team, user, key_id, model, outcome, prompt_tokens, output_tokens, cost"
+_COLUMNS = (
+    "request_id, model, attempts, org, team, user, key_id,"
+    " outcome, prompt_tokens, output_tokens, cost_nano_usd"
+)
 
 
 def booked(state: Path) -> Counter[Booked]:
-    select = f"SELECT {_COLUMNS}_nano_usd FROM usage_calls"
-    return Counter(rows(state, select))
+    return Counter(rows(state, f"SELECT {_COLUMNS} FROM usage_calls"))
 
 
 def expected(calls: list[JournaledCall]) -> Counter[Booked]:
-    return Counter(map(row, calls))
+    return Counter(row for call in calls for row in rows_of(call))
 
 
-def row(call: JournaledCall) -> Booked:
+def rows_of(call: JournaledCall) -> Iterator[Booked]:
+    """One for the call, and one for each of its attempts that did not answer; those count 0."""
     begin, end = call.begin, call.end
-    who = (begin.request_id, begin.org, begin.team, begin.user, begin.key_id, begin.model)
+    name, who = (begin.request_id, begin.model), (begin.org, begin.team, begin.user, begin.key_id)
     if end is None:
-        return (*who, "interrupted", call.hold[0], 0, call.hold[1] or None)
+        yield (*name, 1, *who, "interrupted", call.hold[0], 0, call.hold[1] or None)
+        return
+    yield (*name, 0 if end.replaced else end.attempts, *who, *used_by(end))
+    for other in end.others:
+        yield (*name, 0, *who, *used_by(other))
+
+
+def used_by(end: End | Attempt) -> Booked:
     usage = end.usage
-    return (*who, end.outcome, usage.prompt_tokens, usage.output_tokens, end.cost_nano_usd)
+    return end.outcome, usage.prompt_tokens, usage.output_tokens, end.cost_nano_usd
 
 
 def assert_booked(state: Path) -> int:
-    """Wait until the books say what the journals do, call by call; how many there are."""
+    """Wait until the books say what the journals do, row by row; how many calls there are."""
 
     def agree() -> bool:
         return booked(state) == expected(journaled(state))
@@ -72,10 +83,16 @@ def assert_booked(state: Path) -> int:
         wait_for(agree, timeout_s=BOOKED_WITHIN_S, what="agreement of books and journals")
     wanted, found = expected(journaled(state)), booked(state)
     assert found == wanted, f"missing {wanted - found}\ntoo many {found - wanted}"
-    assert max(wanted.values()) == 1
+    calls = count_calls(found)
+    assert calls == len({row[:2] for row in found if row[2]}), "a call is double"
+    sums = calls, found.total() - calls
     for totals in ("usage_hours", "usage_days"):
-        assert rows(state, f"SELECT SUM(calls) FROM {totals}") == [(wanted.total(),)]
-    return wanted.total()
+        assert rows(state, f"SELECT SUM(calls), SUM(other_attempts) FROM {totals}") == [sums]
+    return calls
+
+
+def count_calls(booked_rows: Counter[Booked]) -> int:
+    return sum(count for (_, _, attempts, *_), count in booked_rows.items() if attempts)
 
 
 def usage(config: Path, *options: str) -> dict[str, Any]:
@@ -122,7 +139,10 @@ def test_no_call_is_missing_or_double_whatever_is_killed_when(tmp_path: Path, ki
         asyncio.run(kill_them(living))
         living.wait_for_workers()
         calls = assert_booked(living.daemon.state)
-        assert living.far.counters()["requests"] <= calls
+        records = journaled(living.daemon.state)
+        assert living.far.counters()["requests"] <= seen_most(records)
+        assert any(record.end and record.end.others for record in records)
+        assert any(record.end and record.end.replaced for record in records)
         assert_settled(living.daemon)
         assert_agree_with_budgets(living)
         interrupted = usage(living.config)["total"]["interrupted"]
@@ -162,7 +182,7 @@ def test_calls_of_a_dead_node_are_told_before_the_next_one_lives(tmp_path: Path)
         asyncio.run(live(living))
         calls = expected(journaled(living.daemon.state))
         told = usage(living.config)
-        assert told["total"]["calls"] == calls.total()
+        assert told["total"]["calls"] == count_calls(calls)
         assert told["total"]["interrupted"]
         assert booked(living.daemon.state) == calls
 

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import pytest
 
+from llmrouter.metering.records import NO_USAGE
 from llmrouter.metering.replay import JournaledCall
 from tests.support.daemon import Daemon, create_key, limits, serving, wait_for
 from tests.support.load import Line, request
-from tests.support.streams import Stream, Upstream, begun, upstream
+from tests.support.streams import NEVER_OPEN, PRICES, Stream, Upstream, begun, upstream
 from tests.support.sums import assert_settled, claimed, journaled
 
 pytestmark = pytest.mark.e2e
@@ -39,6 +40,8 @@ INPUT, OUTPUT = 333_333_000, 1_777_777_000
 MESSAGES = [{"role": "user", "content": "Say something."}]
 RUNNING, RUNNING_EVENTS = "demo-no-usage,tokens=60,gap=4", 63
 """Events of a whole stream: the text, the role, the reason of the end, and the end marker."""
+FIRST_EVENTS = 2
+"""The role and a first word: an answer that has not come so far is held back, also its head."""
 LOST = (OSError, asyncio.IncompleteReadError)
 
 
@@ -105,11 +108,12 @@ def by_request(site: Site) -> dict[str, JournaledCall]:
 async def leave_stalled(site: Site, chance: random.Random) -> Left | None:
     """The upstream sends so many events and then nothing; the caller leaves at one of them."""
     sent = chance.randint(1, 30)
-    seen = chance.randint(-1, sent)
+    seen = chance.randint(-1, sent) if sent >= FIRST_EVENTS else -1
     call: dict[str, object] = {"model": f"demo-stall={sent},tokens=40", "stream": True}
     message = request(site.keys["acme"], {**call, "messages": MESSAGES})
     # Nothing more is sent, so that only a reset tells that the caller is gone.
-    return await leave(site, message, seen, sent, reset=True)
+    held_s = chance.uniform(0.0, 0.03) if sent < FIRST_EVENTS else 0.0
+    return await leave(site, message, seen, sent, reset=True, held_s=held_s)
 
 
 async def leave_running(site: Site, chance: random.Random) -> Left | None:
@@ -121,12 +125,16 @@ async def leave_running(site: Site, chance: random.Random) -> Left | None:
 
 
 async def leave(
-    site: Site, message: bytes, seen: int, sent_max: int, *, reset: bool
+    site: Site, message: bytes, seen: int, sent_max: int, *, reset: bool, held_s: float = 0.0
 ) -> Left | None:
-    """Leave after so many events; -1 is before the head. None if that was before it had an id."""
+    """Leave after so many events; -1 is before the head, which is waited for so long in vain.
+
+    None if it left before it had an id.
+    """
     stream = await Stream.send(site.daemon, message)
     try:
         if seen < 0:
+            await asyncio.sleep(held_s)
             return None
         assert await stream.begin() == 200
         return Left(stream.request_id, await stream.read(seen), sent_max)
@@ -239,12 +247,48 @@ def test_plain_calls_whose_caller_left_are_charged_for_what_was_foreseen(
         assert end.usage.output_tokens == 20
 
 
+# ---- calls that fail ----------------------------------------------------------------------------
+
+
+def test_calls_left_between_their_attempts_cost_what_those_used(tmp_path: Path) -> None:
+    """Those that failed cost nothing; of the one that was under way nobody learns what it used."""
+    chance = random.Random(3)
+    failing = {"price": PRICES["demo-*"], "retry": {"budget": 1}}
+    failing["deployments"] = [{"upstream": "far", "model": "demo-error=500,slow=0.03"}]
+
+    async def one(_number: int) -> None:
+        stream = await Stream.send(daemon, message)
+        await asyncio.sleep(chance.uniform(0.0, 0.4))
+        stream.leave(reset=chance.random() < 0.5)
+
+    with upstream() as far:
+        settings = far.settings(orgs=ORGS)
+        settings["upstreams"]["far"]["breaker"] = NEVER_OPEN
+        settings["models"]["failing"] = failing
+        with serving(tmp_path, settings, workers=WORKERS) as daemon:
+            site = Site(daemon, far, {"acme": create_key(daemon.config, "--org", "acme")["key"]})
+            call: dict[str, object] = {"model": "failing", "messages": MESSAGES, "max_tokens": 20}
+            message = request(site.keys["acme"], call)
+            asyncio.run(at_once(200, one))
+            ends = [call.end for call in by_request(site).values() if call.end is not None]
+            assert far.counters()["requests"] <= sum(1 + len(end.others) for end in ends)
+            assert {claimed(view) for view in limits(daemon).values()} == {0}
+    gone = [end for end in ends if end.outcome == "client_gone"]
+    assert {end.usage.output_tokens for end in gone} == {0, 20}
+    assert {len(end.others) for end in gone} >= {0, 1}
+    assert all(end.attempts == 1 + len(end.others) for end in ends)
+    assert all(end.usage == NO_USAGE for end in ends if end.outcome != "client_gone")
+    assert {other.usage for end in ends for other in end.others} == {NO_USAGE}
+    assert {other.cost_nano_usd for end in ends for other in end.others} == {0}
+
+
 # ---- calls that wait ----------------------------------------------------------------------------
 
 
 def stalled(site: Site, org: str) -> bytes:
     """A stream that stays for as long as its caller does."""
-    call: dict[str, object] = {"model": "demo-stall=1", "stream": True, "messages": MESSAGES}
+    model = f"demo-stall={FIRST_EVENTS}"
+    call: dict[str, object] = {"model": model, "stream": True, "messages": MESSAGES}
     return request(site.keys[org], {**call, "max_tokens": HELD_OUTPUT})
 
 

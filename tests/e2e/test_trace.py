@@ -24,6 +24,7 @@ from llmrouter.metering.accounts import CALLS_MAX, Accounts, BookedCall, Dimensi
 from llmrouter.tasks import spawn
 from tests.support.daemon import Daemon, Settings, serving, wait_for
 from tests.support.quotas import settled
+from tests.support.streams import NEVER_OPEN
 from tests.support.trace import SERVICES, Heard, Planned, Player, arrivals, plans
 from tests.support.witness import Sight, Witness, witness
 
@@ -68,14 +69,20 @@ class Replay(NamedTuple):
     key_ids: list[str]
 
     def by_serial(self) -> dict[int, list[BookedCall]]:
-        """The rows of each call; raises KeyError for one that no caller knows."""
+        """The rows of each call: its own first, then those of the attempts that did not answer.
+
+        Raises KeyError for one that no caller knows.
+        """
         known = {heard.request_id: serial for serial, heard in self.heard.items()}
         found: dict[int, list[BookedCall]] = {}
         for row in self.rows:
             _, _, number = row.model.partition("-")
             serial = int(number) if number else known[row.request_id]
             found.setdefault(serial, []).append(row)
-        return found
+        return {
+            serial: sorted(rows, key=lambda row: row.attempts, reverse=True)
+            for serial, rows in found.items()
+        }
 
 
 def settings(far: Witness) -> Settings:
@@ -83,9 +90,14 @@ def settings(far: Witness) -> Settings:
     usd = {"input": INPUT / 10**9, "output": OUTPUT / 10**9}
     model = {"deployments": [{"upstream": "far"}], "price": usd}
     org = {"limits": LIMITS, "budgets": [{"usd": 1_000_000, "per": "total"}]}
-    timeouts = {"first_token": 6, "idle": 3}
+    upstream = {
+        "url": far.url,
+        "dialect": "openai",
+        "timeouts": {"first_token": 6, "idle": 3},
+        "breaker": NEVER_OPEN,  # what goes wrong for some callers is none of the others'
+    }
     return {
-        "upstreams": {"far": {"url": far.url, "dialect": "openai", "timeouts": timeouts}},
+        "upstreams": {"far": upstream},
         "models": {f"{service}{rest}": model for service in SERVICES for rest in ("", "-*")},
         "orgs": dict.fromkeys(ORGS, org),
     }
@@ -164,43 +176,64 @@ def all_over(far: Witness) -> dict[int, Sight]:
 
 def assert_identified(played: Replay, rows: dict[int, list[BookedCall]]) -> None:
     """Each call is in the books at most once, and there it is what was called."""
-    assert not {serial: found for serial, found in rows.items() if len(found) > 1}
-    assert len({row.request_id for row in played.rows}) == len(played.rows)
-    for serial, (row,) in rows.items():
-        plan, heard = played.plans[serial], played.heard[serial]
-        org, more = KEYS[plan.key]
-        assert (row.org, row.team, row.user) == (org, more.get("team"), more.get("user"))
-        assert (row.key_id, row.model) == (played.key_ids[plan.key], plan.model)
-        assert (row.stream, row.upstream) == (plan.stream, "far")
-        assert heard.request_id in {row.request_id, ""}
-        if row.outcome != INTERRUPTED:
-            assert row.cost_nano_usd == cost(row)
+    calls = [row for row, *_ in rows.values()]
+    assert len({row.request_id for row in calls}) == len(calls)
+    for serial, (call, *others) in rows.items():
+        assert call.attempts
+        assert not [row for row in others if row.attempts], "it is in there twice"
+        for row in (call, *others):
+            assert_row(played, serial, row)
+            assert row.request_id == call.request_id
+
+
+def assert_row(played: Replay, serial: int, row: BookedCall) -> None:
+    """It says who called, what, and at what cost."""
+    plan, heard = played.plans[serial], played.heard[serial]
+    org, more = KEYS[plan.key]
+    assert (row.org, row.team, row.user) == (org, more.get("team"), more.get("user"))
+    assert (row.key_id, row.model) == (played.key_ids[plan.key], plan.model)
+    assert (row.stream, row.upstream) == (plan.stream, "far")
+    assert heard.request_id in {row.request_id, ""}
+    if row.outcome != INTERRUPTED:
+        assert row.cost_nano_usd == cost(row)
+
+
+def assert_attempts(played: Replay, serial: int, rows: list[BookedCall]) -> None:
+    """Each attempt that the upstream saw is counted, and has a row.
+
+    A connection that is reset may have been stale: then the attempt is sent again, and has one row.
+    """
+    times, resent = played.sights[serial].times, played.plans[serial].fault == "reset"
+    assert rows[0].attempts == times
+    assert len(rows) == times or (resent and len(rows) == times - 1), rows
 
 
 def assert_added_up(played: Replay) -> None:
-    """Totals and ledger say what the single calls come to."""
+    """Totals and ledger say what the single calls come to, with all of their attempts."""
     for total in played.totals.totals:
         found = [row for row in played.rows if (row.org, row.key_id) == total.group]
         tally = total.tally
-        assert tally.calls == len(found)
+        assert tally.calls == count_calls(found)
+        assert tally.other_attempts == len(found) - tally.calls
         assert tally.prompt_tokens == sum(row.prompt_tokens for row in found)
         assert tally.output_tokens == sum(row.output_tokens for row in found)
         assert tally.cost_nano_usd == money(found)
         assert tally.interrupted == sum(row.outcome == INTERRUPTED for row in found)
-    assert sum(total.tally.calls for total in played.totals.totals) == len(played.rows)
+    assert sum(total.tally.calls for total in played.totals.totals) == count_calls(played.rows)
     for org in ORGS:
         found = [row for row in played.rows if row.org == org]
-        sums = (len(found), sum(map(tokens, found)), money(found))
+        sums = (count_calls(found), sum(map(tokens, found)), money(found))
         assert sums == tuple(played.ledger[org, rule] for rule in BUCKETS), org
 
 
 def assert_exact_where_reported(played: Replay, rows: dict[int, list[BookedCall]]) -> None:
-    """A call whose usage the upstream told is booked with that."""
+    """A call whose usage the upstream told is booked with that, its other attempts with none."""
     for serial, sight in played.sights.items():
-        (row,) = rows[serial]
+        row, *others = rows[serial]
         if sight.reported and row.outcome != INTERRUPTED:
             assert not row.estimated, (played.plans[serial], row)
             assert (row.prompt_tokens, row.output_tokens) == (sight.prompt, sight.output), row
+            assert sum(map(tokens, others)) == 0
 
 
 def assert_heard(plan: Planned, heard: Heard, row: BookedCall) -> None:
@@ -218,6 +251,11 @@ def assert_heard(plan: Planned, heard: Heard, row: BookedCall) -> None:
         assert (heard.status, heard.is_whole) == (200, True)
 
 
+def count_calls(rows: Iterable[BookedCall]) -> int:
+    """How many of the rows are calls, and no other attempts of them."""
+    return sum(row.attempts > 0 for row in rows)
+
+
 def tokens(row: BookedCall) -> int:
     return row.prompt_tokens + row.output_tokens
 
@@ -233,13 +271,14 @@ def money(rows: Iterable[BookedCall]) -> int:
 
 def estimates(played: Replay, rows: dict[int, list[BookedCall]]) -> tuple[int, int]:
     """The tokens that were estimated, and what the upstream bills for the same calls."""
-    estimated = [(row, played.sights[serial]) for serial, (row,) in rows.items() if row.estimated]
-    billed = sum(sight.prompt + sight.output for _, sight in estimated)
-    return sum(tokens(row) for row, _ in estimated), billed
+    estimated = {serial: found for serial, found in rows.items() if found[0].estimated}
+    sights = [played.sights[serial] for serial in estimated]
+    billed = sum(sight.prompt + sight.output for sight in sights)
+    return sum(tokens(row) for found in estimated.values() for row in found), billed
 
 
 def show(played: Replay, rows: dict[int, list[BookedCall]]) -> None:
-    outcomes = Counter((row.outcome, row.status, row.estimated) for row in played.rows)
+    outcomes = Counter((row.outcome, row.status, row.estimated) for row, *_ in rows.values())
     left = sum(heard.left for heard in played.heard.values())
     faulty = sum(bool(plan.fault) for plan in played.plans.values())
     times = sum(sight.times for sight in played.sights.values())
@@ -273,9 +312,10 @@ def test_books_callers_and_upstream_agree(tmp_path: Path, count: int, speed: flo
     assert_identified(played, rows)
     assert_added_up(played)
     assert_exact_where_reported(played, rows)
-    for serial, (row,) in rows.items():
-        assert row.attempts == played.sights[serial].times
-        assert_heard(played.plans[serial], played.heard[serial], row)
+    for serial, found in rows.items():
+        assert_attempts(played, serial, found)
+        assert_heard(played.plans[serial], played.heard[serial], found[0])
+    assert any(len(found) > 1 for found in rows.values())
     unseen = played.plans.keys() - rows.keys()
     assert all(played.heard[serial].left for serial in unseen)
     booked_tokens, billed = estimates(played, rows)
@@ -298,9 +338,12 @@ def test_what_an_upstream_saw_is_booked_once_though_workers_are_killed(
     assert_identified(played, rows)
     assert_added_up(played)
     assert_exact_where_reported(played, rows)
-    interrupted = {serial for serial, (row,) in rows.items() if row.outcome == INTERRUPTED}
+    interrupted = {serial for serial, (row, *_) in rows.items() if row.outcome == INTERRUPTED}
     unseen = rows.keys() - played.sights.keys()
     assert unseen <= interrupted
+    for serial in rows.keys() - interrupted:
+        assert_attempts(played, serial, rows[serial])
+    assert any(len(found) > 1 for found in rows.values())
     whole = {serial for serial, heard in played.heard.items() if heard.is_whole}
     for serial in whole - interrupted & rows.keys():
         assert_heard(played.plans[serial], played.heard[serial], rows[serial][0])

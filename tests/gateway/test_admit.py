@@ -9,15 +9,15 @@ from llmrouter.contracts.call import Operation
 from llmrouter.contracts.rule import Rule, Scope
 from llmrouter.dialects.openai import OpenAI
 from llmrouter.errors import RouterError
-from llmrouter.gateway import admit
+from llmrouter.gateway import admit, room
 from llmrouter.gateway.spending import Spending
 from llmrouter.quota.denials import Action, Denial
 from llmrouter.quota.desk import DeskTerms
 from llmrouter.quota.messages import Take
-from llmrouter.routing.deployment import Deployment
 from llmrouter.tasks import spawn
 from tests.support.gateway import (
     ROUTES,
+    At,
     Quota,
     Stage,
     asking,
@@ -325,9 +325,9 @@ async def test_a_refusal_is_told_to_the_operators_with_what_was_wanted(tmp_path:
 
 
 CHAIN = {
-    "gpt": Deployment(upstream="up", model="gpt-real"),
-    "mini": Deployment(upstream="up", model="mini-real"),
-    "nano": Deployment(upstream="up"),
+    "gpt": At(model="gpt-real"),
+    "mini": At(model="mini-real"),
+    "nano": At(),
 }
 
 
@@ -590,7 +590,7 @@ async def test_what_is_held_for_too_long_is_said_to_be_held_not_spent(
 async def test_a_long_wait_for_what_is_held_is_not_taken_for_a_dead_ledger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admit, "LEDGER_PATIENCE_S", 0.03)
+    monkeypatch.setattr(room, "LEDGER_PATIENCE_S", 0.03)
     go_on = asyncio.Event()
     quota = limited(money(1_500, wait_ms=1), terms=DeskTerms(hold_wait_ms=300, waiting_max=100))
     async with (
@@ -682,7 +682,7 @@ async def test_a_ledger_that_dies_sends_those_who_wait_to_another_node(tmp_path:
 async def test_a_ledger_that_does_not_answer_is_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admit, "LEDGER_PATIENCE_S", 0.03)
+    monkeypatch.setattr(room, "LEDGER_PATIENCE_S", 0.03)
     async with staged(tmp_path, OK, quota=limited(requests(5, wait_ms=1))) as stage:
         stage.node.is_deaf = True
         error = await refused(stage, 503, "overloaded")
@@ -709,7 +709,7 @@ class Asking:
         principal = self._exchange.principal
         assert principal is not None
         self._call = OpenAI().read_call(Operation.CHAT, asking())
-        self._route = stage.router.find("gpt", principal)
+        self._route = stage.router.find("gpt", principal).route
 
     def ask(self) -> asyncio.Task[Spending | RouterError]:
         """Nothing is lent to the worker yet, so the ledger is asked."""
@@ -766,7 +766,7 @@ async def test_admission_may_be_cancelled_while_it_is_refused(tmp_path: Path, tu
 async def test_an_answer_that_comes_when_patience_ends_leaves_nothing_reserved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admit, "LEDGER_PATIENCE_S", 0.0)
+    monkeypatch.setattr(room, "LEDGER_PATIENCE_S", 0.0)
     async with staged(tmp_path, OK, quota=limited(requests(5, wait_ms=1))) as stage:
         for _ in range(20):
             task = Asking(stage).ask()

@@ -10,19 +10,22 @@ from typing import Any
 import msgspec
 import pytest
 
-from llmrouter.gateway import forward
-from llmrouter.gateway.forward import JOINED_BODY_BYTES_MAX
+from llmrouter.gateway import unrecorded
+from llmrouter.gateway.attempt import JOINED_BODY_BYTES_MAX
 from llmrouter.http1 import downstream, upstream
+from llmrouter.http1.origin import Origin
 from llmrouter.http1.upstream import UpstreamTimeouts
 from llmrouter.metering.journal import journal_paths
 from llmrouter.metering.replay import pair
 from llmrouter.quota.estimate import Estimator
-from llmrouter.routing.deployment import Deployment
+from llmrouter.routing.breaker import BreakerTerms, State
+from llmrouter.routing.routes import Policy
 from tests.support.application import settings
-from tests.support.gateway import CREDENTIAL, asking, error_of, limited, shown, staged
+from tests.support.gateway import CREDENTIAL, At, Stage, asking, error_of, limited, shown, staged
 from tests.support.interrupting import Interrupted, interrupted, lose_clients
 from tests.support.leaks import Failures
 from tests.support.ledger import BOOT, TOKEN_NANO, at_once, money, requests, tokens
+from tests.support.plays import BOTH, HALF, ROLE, Delay, delta, plain, refusing, said
 from tests.support.upstream import (
     Cut,
     Play,
@@ -40,6 +43,8 @@ pytestmark = pytest.mark.asyncio
 
 OK = answer(b'{"usage":{"prompt_tokens":1}}')
 STREAM = stream(b"data: {}\n\n", b"data: [DONE]\n\n")
+SLOW_MACHINE_S = 2.0
+"""By so much a busy machine may be late."""
 
 
 # ---- what goes upstream ----------------------------------------------------------------------
@@ -139,8 +144,8 @@ async def test_a_body_in_chunks_goes_up_sized(tmp_path: Path) -> None:
 
 async def test_deployments_take_their_turns_by_weight(tmp_path: Path) -> None:
     shares = [
-        Deployment(upstream="up", model="heavy", weight=3),
-        Deployment(upstream="up", model="light"),
+        At(model="heavy", weight=3),
+        At(model="light"),
     ]
     async with staged(tmp_path, [OK], routes={"gpt": shares}) as stage, stage.connected() as client:
         for _ in range(8):
@@ -262,7 +267,7 @@ async def test_calls_may_go_on_unrecorded_and_what_was_recorded_stays(
 async def test_a_disk_that_stays_full_is_told_of_now_and_again(
     tmp_path: Path, no_leaks: Failures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forward, "TELL_EVERY_S", -1.0)  # so any time at all is later
+    monkeypatch.setattr(unrecorded, "TELL_EVERY_S", -1.0)  # so any time at all is later
     disk = Disk()
     disk.full = True
     async with staged(tmp_path, [OK], write=disk, serves_unrecorded=True) as stage:
@@ -283,7 +288,7 @@ async def test_an_end_that_found_no_room_is_written_later_though_calls_went_on(
     ) as stage:
         async with stage.connected() as client:
             await client.send(stage.chat())
-            await until(lambda: len(stage.upstream.seen) == 1, "nothing was asked")
+            await stage.asked(1)
             disk.full = True
             go_on.set()
             assert (await shown(client)).status == 200
@@ -426,6 +431,28 @@ async def test_a_stale_connection_is_replaced_only_once(
         assert [call.end and call.end.status for call in await stage.calls(2)] == [200, 502]
 
 
+@pytest.mark.parametrize("attempts", [1, 2, 3])
+async def test_replacing_a_stale_connection_counts_as_an_attempt(
+    tmp_path: Path, attempts: int
+) -> None:
+    """However many idle connections turn out to be closed; a single attempt may have one anew."""
+    policy = {"gpt": Policy(attempts_max=attempts, repeats_share=1.0)}
+    go_on = asyncio.Event()
+    plays: list[Play] = [[Wait(go_on), OK] for _ in range(4)]
+    async with contextlib.AsyncExitStack() as stack:
+        stage = await stack.enter_async_context(staged(tmp_path, *plays, [Cut()], policies=policy))
+        clients = [await stack.enter_async_context(stage.connected()) for _ in range(4)]
+        for client in clients:
+            await client.send(stage.chat())
+        await until(lambda: len(stage.upstream.seen) == 4, "they are not four at once")
+        go_on.set()
+        for client in clients:
+            assert (await shown(client)).status == 200
+        await clients[0].send(stage.chat())
+        assert (await shown(clients[0])).status == 502
+        assert len(stage.upstream.seen) - 4 == max(2, attempts)
+
+
 @pytest.mark.parametrize("ending", [Cut(), Reset()], ids=["fin", "rst"])
 @pytest.mark.parametrize("said", [b"H", OK[:20], OK[:-1], b"HTTP/1.1 102 Working\r\n\r\n"])
 async def test_a_connection_over_which_a_byte_came_back_is_not_replaced(
@@ -509,7 +536,7 @@ WAITS: dict[str, tuple[int, list[int], Play]] = {
     "half-head-waiting": (2, [0], [b"HTTP/1.1 200", Stall()]),
     "half-answer-waiting": (2, [0], [OK[:-1], Stall()]),
     "stream-passing-on": (3, [200], [stream_head(), EVENT, Stall()]),
-    "half-event-passing-on": (3, [0], [stream_head(), EVENT[:10], Stall()]),
+    "half-event-waiting": (2, [0], [stream_head(), EVENT[:10], Stall()]),
     "long-plain-passing-on": (3, [200], [answer(LONG)[:-1], Stall()]),
 }
 
@@ -579,3 +606,408 @@ async def test_a_caller_may_leave_in_any_turn_of_the_loop(
         outcomes = {call.end and call.end.outcome for call in await stage.calls(len(begun))}
         assert outcomes <= {"ok", "client_gone"}
         assert "client_gone" in outcomes or orderly
+
+
+# ---- how often, and when ---------------------------------------------------------------------
+
+
+async def asked_of_all(stage: Stage) -> int:
+    """How many requests the upstreams have seen."""
+    return sum(len(script.seen) for script in stage.scripts.values())
+
+
+FAILING: Play = [refusing(500)]
+THREE = (At("up"), At("up2"), At("up3"))
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("hedge_after", [None, 0.01])
+@pytest.mark.parametrize("most", [1, 2, 3, 4, 5, 6])
+async def test_a_call_never_makes_more_attempts_than_it_may(
+    tmp_path: Path, most: int, hedge_after: float | None, stream: bool
+) -> None:
+    """Retries, failovers, fallbacks and second attempts together."""
+    late: Play = [Wait(Delay(0.03)), refusing(500)]
+    policy = Policy(
+        attempts_max=most, repeats_share=1.0, fallbacks=("other",), hedge_after=hedge_after
+    )
+    async with staged(
+        tmp_path,
+        late,
+        others={"up2": [late], "up3": [FAILING], "else": [FAILING]},
+        routes={"gpt": THREE, "other": [At("else"), At("up2", model="o")]},
+        policies={"gpt": policy, "other": Policy(attempts_max=9, hedge_after=hedge_after)},
+        strategy="ordered",
+    ) as stage:
+        assert (await stage.ask(stage.chat(stream=stream))).status >= 500
+        assert await asked_of_all(stage) == most
+        calls = await stage.calls(1 if most <= len(THREE) else 2)
+        last = calls[-1].end
+        assert last is not None
+        assert last.attempts == most
+
+
+@pytest.mark.parametrize(("share", "repeats"), [(0.0, 0), (0.001, 10), (0.5, 30)])
+async def test_only_so_many_calls_of_a_model_are_repeated(
+    tmp_path: Path, share: float, repeats: int
+) -> None:
+    """A share of the calls, and a few that need not be earned."""
+    policies = {"gpt": Policy(attempts_max=2, repeats_share=share)}
+    async with staged(tmp_path, FAILING, routes={"gpt": At("up")}, policies=policies) as stage:
+        async with stage.connected() as client:
+            for _ in range(40):
+                await client.send(stage.chat())
+                assert (await shown(client)).status == 500
+        assert len(stage.upstream.seen) == 40 + repeats
+
+
+async def test_another_deployment_comes_before_the_same_one_again(tmp_path: Path) -> None:
+    drawn = []
+
+    def random() -> float:
+        drawn.append(1)
+        return 0.0
+
+    async with staged(
+        tmp_path,
+        FAILING,
+        [plain("at last")],
+        others={"up2": [FAILING]},
+        routes={"gpt": BOTH},
+        policies={"gpt": Policy(attempts_max=3, repeats_share=1.0)},
+        strategy="ordered",
+        random=random,
+    ) as stage:
+        response = await stage.ask(stage.chat())
+        assert (response.status, b"at last" in response.body) == (200, True)
+        assert [len(script.seen) for script in stage.scripts.values()] == [2, 1]
+        assert drawn == [1], "only before the same one again is there a pause"
+
+
+async def test_the_same_deployment_is_tried_again_after_a_pause_that_is_drawn(
+    tmp_path: Path,
+) -> None:
+    """0.1 s, then 0.2 s: that part of it which was drawn."""
+    async with staged(
+        tmp_path,
+        FAILING,
+        FAILING,
+        [plain()],
+        routes={"gpt": At("up")},
+        policies={"gpt": Policy(attempts_max=3, repeats_share=1.0)},
+        random=lambda: 0.5,
+    ) as stage:
+        began = stage.now()
+        assert (await stage.ask(stage.chat())).status == 200
+        assert stage.now() - began >= 0.145
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert [other.deployment for other in call.end.others] == ["up/gpt", "up/gpt"]
+
+
+AGAIN = {"gpt": Policy(attempts_max=3, repeats_share=1.0)}
+
+
+async def test_a_deployment_that_says_when_it_has_room_again_is_waited_for(tmp_path: Path) -> None:
+    throttled = [refusing(429, headers=b"retry-after-ms: 120\r\n")]
+    async with staged(
+        tmp_path, throttled, [plain()], routes={"gpt": At("up")}, policies=AGAIN
+    ) as stage:
+        began = stage.now()
+        assert (await stage.ask(stage.chat())).status == 200
+        assert stage.now() - began >= 0.115
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert (call.end.attempts, call.end.others[0].error_code) == (2, "upstream_error")
+
+
+@pytest.mark.parametrize(
+    ("headers", "shown_as"),
+    [(b"retry-after: 6\r\n", b"6"), (b"retry-after-ms: 5001\r\n", None)],
+)
+async def test_a_deployment_that_rests_for_longer_is_not_waited_for(
+    tmp_path: Path, headers: bytes, shown_as: bytes | None
+) -> None:
+    """The caller gets the upstream's own answer, and waits for itself."""
+    throttled = [refusing(429, headers=headers)]
+    async with staged(
+        tmp_path, throttled, [plain()], routes={"gpt": At("up")}, policies=AGAIN
+    ) as stage:
+        response = await stage.ask(stage.chat())
+        assert (response.status, response.headers.get(b"retry-after")) == (429, shown_as)
+        assert b"FIRST" in response.body
+        assert len(stage.upstream.seen) == 1
+
+
+async def test_a_deployment_that_rests_is_not_waited_for_where_another_can_serve(
+    tmp_path: Path,
+) -> None:
+    throttled = [refusing(429, headers=b"retry-after-ms: 4900\r\n")]
+    async with staged(
+        tmp_path,
+        throttled,
+        others={"up2": [[plain()]]},
+        routes={"gpt": BOTH},
+        policies=AGAIN,
+        strategy="ordered",
+    ) as stage:
+        for _ in range(3):
+            response = await stage.ask(stage.chat())
+            assert response.headers[b"x-llmrouter-deployment"] == b"up2/gpt"
+        assert len(stage.upstream.seen) == 1
+
+
+@pytest.mark.parametrize("kind", [401, 403, 404])
+async def test_a_deployment_that_will_not_serve_is_not_asked_again(
+    tmp_path: Path, kind: int
+) -> None:
+    async with staged(
+        tmp_path, [refusing(kind)], [plain()], routes={"gpt": At("up")}, policies=AGAIN
+    ) as stage:
+        assert (await stage.ask(stage.chat())).status in (502, kind)
+        assert len(stage.upstream.seen) == 1
+
+
+async def test_a_breaker_that_opens_during_a_pause_keeps_the_call_away(tmp_path: Path) -> None:
+    """Another call's failure may open it, and an open one is left alone."""
+    async with staged(
+        tmp_path,
+        FAILING,
+        routes={"gpt": At("up")},
+        policies={"gpt": Policy(attempts_max=2, repeats_share=1.0)},
+        breaker=BreakerTerms(failures=2, error_rate=2.0, rest_s=60),
+        random=lambda: 0.999,
+    ) as stage:
+        first = stage.begin(stage.chat())
+        await stage.asked(1)
+        condition = stage.conditions.of("up/gpt")
+        await until(lambda: condition.inflight == 0, "it does not pause")
+        condition.failed("another call's", stage.now(), condition.breaker.spell)
+        assert condition.breaker.state is State.OPEN
+        assert (await first).status == 500
+        assert len(stage.upstream.seen) == 1
+
+
+async def test_all_attempts_share_the_time_of_one(tmp_path: Path) -> None:
+    limits = UpstreamTimeouts(connect_s=10, first_s=0.15, idle_s=10, total_s=0.25)
+    async with staged(
+        tmp_path,
+        [Stall()],
+        others={"up2": [[Stall()]], "up3": [[plain()]]},
+        routes={"gpt": THREE},
+        policies={"gpt": Policy(attempts_max=3, repeats_share=1.0)},
+        strategy="ordered",
+        timeouts=limits,
+    ) as stage:
+        began = stage.now()
+        assert (await stage.ask(stage.chat())).status == 504
+        assert 0.24 <= stage.now() - began < 0.30 + SLOW_MACHINE_S
+        assert [len(script.seen) for script in stage.scripts.values()] == [1, 1, 0]
+
+
+async def test_where_no_time_is_left_no_other_model_is_asked(tmp_path: Path) -> None:
+    limits = UpstreamTimeouts(connect_s=10, first_s=10, idle_s=10, total_s=0.1)
+    async with staged(
+        tmp_path,
+        [Stall()],
+        others={"else": [[plain()]]},
+        routes={"gpt": At("up"), "other": At("else")},
+        policies={"gpt": Policy(repeats_share=1.0, fallbacks=("other",))},
+        timeouts={"up": limits},
+    ) as stage:
+        assert (await stage.ask(stage.chat())).status == 504
+        assert stage.scripts["else"].seen == []
+
+
+async def test_time_that_a_call_has_queued_for_is_no_time_of_its_attempts(tmp_path: Path) -> None:
+    """Else calls that had to wait for their limit could not fail over."""
+    go_on = asyncio.Event()
+    limits = UpstreamTimeouts(connect_s=10, first_s=10, idle_s=10, total_s=0.3)
+    one = limited(at_once(1, at_limit="queue", wait_ms=5_000))
+    async with staged(
+        tmp_path,
+        [Wait(go_on), plain()],
+        FAILING,
+        others={"up2": [[plain()]]},
+        routes={"gpt": BOTH, "same": At("up")},
+        policies=AGAIN,
+        strategy="ordered",
+        timeouts={"up2": limits},
+        model_timeouts={"gpt": {"total_s": 0.3}},
+        quota=one,
+    ) as stage:
+        before = stage.begin(stage.chat(model="same"))
+        await stage.asked(1)
+        waiting = stage.begin(stage.chat())
+        await Delay(0.35).wait()
+        go_on.set()
+        assert (await before).status == 200
+        response = await waiting
+        assert (response.status, stage.upstream.plays) == (200, [FAILING])
+        assert response.headers[b"x-llmrouter-deployment"] == b"up2/gpt"
+
+
+# ---- what is charged for calls that went on --------------------------------------------------
+
+
+async def test_a_call_that_nobody_had_room_for_at_last_is_charged_with_nothing(
+    tmp_path: Path,
+) -> None:
+    """Its first attempt was refused, and its second was never sent."""
+    go_on = asyncio.Event()
+    async with staged(
+        tmp_path,
+        FAILING,
+        others={"up2": [[Wait(go_on), plain()]]},
+        routes={"gpt": BOTH, "same": At("up2")},
+        policies={"gpt": Policy(attempts_max=2, repeats_share=1.0, fallbacks=("none",))},
+        strategy="ordered",
+        concurrent={"up2": 1},
+        quota=limited(tokens(10**6), requests(100), money(10**6)),
+    ) as stage:
+        other = stage.begin(stage.chat(model="same"))
+        await stage.asked(1, "up2")
+        response = await stage.ask(stage.chat())
+        assert (response.status, error_of(response)["code"]) == (503, "no_deployment_available")
+        go_on.set()
+        assert (await other).status == 200
+        _, call = await stage.calls(2)
+        assert call.end is not None
+        assert (call.end.usage.prompt_tokens, call.end.others[0].usage.prompt_tokens) == (0, 0)
+
+
+async def test_a_client_that_leaves_between_two_attempts_is_charged_with_nothing(
+    tmp_path: Path,
+) -> None:
+    async with staged(
+        tmp_path,
+        FAILING,
+        routes={"gpt": At("up")},
+        policies=AGAIN,
+        random=lambda: 0.999,
+        quota=limited(tokens(10**6), requests(100)),
+    ) as stage:
+        condition = stage.conditions.of("up/gpt")
+        async with stage.connected() as client:
+            await client.send(stage.chat())
+            await stage.asked(1)
+            await until(lambda: condition.inflight == 0, "it does not pause")
+            client.reset()
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert (call.end.outcome, call.end.usage.prompt_tokens) == ("client_gone", 0)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("at", range(1, 10))
+async def test_a_call_may_be_cancelled_wherever_it_waits_on_its_way_from_one_to_another(
+    tmp_path: Path, at: int, stream: bool
+) -> None:
+    """A silent one, a pause, a retry, and an answer, with a place to be had and a hold for each."""
+    spawning = Interrupted(at)
+    hasty = UpstreamTimeouts(connect_s=10, first_s=0.05, idle_s=10, total_s=60)
+    async with staged(
+        tmp_path,
+        FAILING,
+        [Stall()],
+        others={"up2": [[Stall()], [said(stream=stream)]], "up3": [FAILING]},
+        routes={"gpt": THREE},
+        policies={"gpt": Policy(attempts_max=6, repeats_share=1.0)},
+        strategy="ordered",
+        timeouts={"up": hasty, "up2": hasty},
+        concurrent={"up": 1, "up2": 1, "up3": 1},
+        spawning=spawning,
+        random=lambda: 0.1,
+        quota=limited(requests(10), tokens(10**6), money(10**6, strict=True), at_once(1)),
+    ) as stage:
+        spawning.interrupt = lambda: lose_clients(stage)
+        async with stage.connected() as client:
+            await client.send(stage.chat(b"connection: close", stream=stream, max_tokens=100))
+            await client.read_all()
+        await stage.at_rest()
+        begun = stage.journal().calls
+        for call in await stage.calls(len(begun)):
+            assert call.end is not None
+            others = call.end.others
+            assert len(others) < call.end.attempts <= await asked_of_all(stage) + 1
+            assert sum(one.usage.prompt_tokens > 0 for one in others) <= 2
+        await stage.upstreams_left()
+
+
+async def test_what_a_silent_attempt_is_charged_with_is_charged_once(tmp_path: Path) -> None:
+    """The next was never sent, as its upstream was full."""
+    go_on = asyncio.Event()
+    hasty = UpstreamTimeouts(connect_s=10, first_s=0.05, idle_s=10, total_s=60)
+    async with staged(
+        tmp_path,
+        [Stall()],
+        others={"up2": [[Wait(go_on), plain()]]},
+        routes={"gpt": BOTH, "same": At("up2")},
+        policies={"gpt": Policy(attempts_max=2, repeats_share=1.0, fallbacks=("none",))},
+        strategy="ordered",
+        timeouts={"up": hasty},
+        concurrent={"up2": 1},
+        quota=limited(tokens(10**6)),
+    ) as stage:
+        other = stage.begin(stage.chat(model="same"))
+        await stage.asked(1, "up2")
+        assert (await stage.ask(stage.chat())).status == 503
+        go_on.set()
+        assert (await other).status == 200
+        _, call = await stage.calls(2)
+        assert call.end is not None
+        assert [one.usage.prompt_tokens > 0 for one in call.end.others] == [True]
+        assert call.end.usage.prompt_tokens == 0
+
+
+@pytest.mark.parametrize("begun", [b"", HALF + chunk(ROLE + delta(content="some"))])
+async def test_a_client_that_leaves_a_second_attempt_is_charged_with_that(
+    tmp_path: Path, begun: bytes
+) -> None:
+    async with staged(
+        tmp_path,
+        FAILING,
+        others={"up2": [[begun, Stall()]]},
+        routes={"gpt": BOTH},
+        policies=AGAIN,
+        strategy="ordered",
+        quota=limited(tokens(10**6)),
+    ) as stage:
+        async with stage.connected() as client:
+            await client.send(stage.chat(stream=True))
+            await stage.asked(1, "up2")
+            if begun:
+                await client.read_until(b"some")
+            client.reset()
+        (call,) = await stage.calls()
+        assert call.end is not None
+        assert (call.end.outcome, call.end.deployment) == ("client_gone", "up2/gpt")
+        assert (call.end.usage.prompt_tokens > 0, call.end.estimated) == (True, True)
+
+
+async def test_a_client_that_leaves_while_the_next_is_connected_to_is_charged_once(
+    tmp_path: Path,
+) -> None:
+    """With what the silent one before it may have used."""
+    hasty = UpstreamTimeouts(connect_s=10, first_s=0.05, idle_s=10, total_s=60)
+    with deaf() as url:
+        async with staged(
+            tmp_path,
+            [Stall()],
+            others={"up2": [[plain()]]},
+            routes={"gpt": BOTH},
+            policies=AGAIN,
+            strategy="ordered",
+            timeouts={"up": hasty},
+            quota=limited(tokens(10**6)),
+        ) as stage:
+            stage.upstreams["up2"].pool.origin = Origin.from_url(url)
+            async with stage.connected() as client:
+                await client.send(stage.chat())
+                condition = stage.conditions.of("up2/gpt")
+                await until(lambda: condition.inflight == 1, "it is not connected to")
+                client.reset()
+            (call,) = await stage.calls()
+            assert call.end is not None
+            assert (call.end.outcome, call.end.usage.prompt_tokens) == ("client_gone", 0)
+            assert [one.usage.prompt_tokens > 0 for one in call.end.others] == [True]

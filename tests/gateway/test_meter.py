@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import copy
 import errno
 import os
 from collections.abc import Callable
@@ -20,9 +21,10 @@ from llmrouter.errors import (
     UpstreamUnreachable,
 )
 from llmrouter.gateway.meter import Meter
+from llmrouter.gateway.unrecorded import Unrecorded
 from llmrouter.http1.downstream import CUT_BY_US
 from llmrouter.metering.journal import Journal, JournalFiles, journal_paths
-from llmrouter.metering.records import NO_USAGE, Header
+from llmrouter.metering.records import NO_USAGE, Attempt, Header
 from llmrouter.metering.replay import JournaledCall, pair
 from llmrouter.quota.estimate import FIRST_OUTPUT, Estimator
 from tests.support.gateway import Quota, asking, request, staged
@@ -63,6 +65,7 @@ async def test_begin_and_end_say_who_asked_for_what_and_what_it_used(tmp_path: P
             "hold_tokens": prompt + 50,
             "hold_nano_usd": (prompt + 50) * TOKEN_NANO,
             "rules": 7,
+            "instead_of": (),
         }
         assert stage.node.started_ms <= begin.at_ms <= end.at_ms <= stage.node.now_ms()
         assert (end.seq, end.request_id, end.status) == (1, begin.request_id, 200)
@@ -183,28 +186,60 @@ async def test_a_call_that_the_server_cut_is_not_its_clients_doing(
         assert (call.end.outcome, call.end.status) == ("router_error", 200 if begun else 0)
 
 
+class Disk:
+    """Takes what is written, unless it is full."""
+
+    def __init__(self, *, full: bool) -> None:
+        self.full = full
+
+    def __call__(self, fd: int, data: bytes | memoryview) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return os.write(fd, data)
+
+
 class Written:
     """A meter and its journal, on a disk that may be full; the loop's turns are the test's."""
 
-    def __init__(self, directory: Path, *, full: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *, full: bool = False, unrecorded: Unrecorded | None = None
+    ) -> None:
         self._directory = directory
         self._soon: list[Callable[[], None]] = []
-        files = JournalFiles(
-            directory, Header(worker="0", boot="b", pid=1), write=_refuse if full else os.write
-        )
+        self._disk = Disk(full=full)
+        files = JournalFiles(directory, Header(worker="0", boot="b", pid=1), write=self._disk)
         self._journal = Journal(
             files, call_soon=self._soon.append, call_later=lambda _, callback: None
         )
+        self.meter = self._meter(unrecorded)
+
+    def _meter(self, unrecorded: Unrecorded | None) -> Meter:
         exchange = idle_exchange()
         exchange.arrived_at = 10.0
-        self.meter = Meter(
-            self._journal, exchange, idle_spending(), lambda: 10.25, lambda: 1_000_500
+        return Meter(
+            self._journal,
+            exchange,
+            idle_spending(),
+            lambda: 10.25,
+            lambda: 1_000_500,
+            unrecorded,
         )
+
+    def another(self, *, full: bool = False, unrecorded: Unrecorded | None = None) -> "Written":
+        """The same journal, and a meter of its own."""
+        other = copy.copy(self)
+        other.meter = self._meter(unrecorded)
+        self._disk.full = full
+        return other
+
+    def has_room(self) -> None:
+        """The disk is not full any more."""
+        self._disk.full = False
 
     def begin(self) -> None:
         """Have the begin written, and the call sent in the loop's next turn."""
         call = OpenAI().read_call(Operation.CHAT, b'{"model":"gpt"}')
-        self.meter.begin(call, self._send, lambda error: self.meter.never_begun())
+        self.meter.begin(call, self._send, lambda error: None)
 
     def send(self) -> None:
         """Have the begin written, and the call sent."""
@@ -212,7 +247,7 @@ class Written:
         self.turn()
 
     def _send(self) -> None:
-        self.meter.is_sent = True
+        self.meter.sent()
 
     def turn(self) -> None:
         while self._soon:
@@ -236,10 +271,6 @@ class Written:
         self.turn()
         self._journal.close()
         return self.found()
-
-
-def _refuse(_fd: int, _data: bytes | memoryview) -> int:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize(
@@ -308,10 +339,10 @@ def test_a_call_that_was_left_before_its_begin_found_no_room_has_no_end(tmp_path
 
 def test_a_call_that_goes_on_unrecorded_writes_nothing(tmp_path: Path) -> None:
     """Neither a hold nor an end: their begin is in no file."""
-    written = Written(tmp_path)
+    written = Written(tmp_path, full=True, unrecorded=Unrecorded(lambda: 0.0))
     with written.meter as meter:
-        meter._begun = meter.is_sent = True
-        meter.unrecorded()
+        written.send()
+        assert meter.is_sent
         meter.extended()
         meter.usage = Usage(prompt_tokens=3)
     assert not meter.spending.reservation._open
@@ -419,3 +450,128 @@ def test_a_stream_that_holds_more_has_that_written_down(tmp_path: Path) -> None:
         assert (call.raised.tokens, call.raised.nano_usd) == (286, 300)
         assert (call.begin.hold_tokens, call.begin.hold_nano_usd) == (30, 0)
     assert len(written.calls()) == 1
+
+
+def test_a_second_hold_is_in_the_file_at_once(tmp_path: Path) -> None:
+    """For an attempt that is sent in the same turn."""
+    written = Written(tmp_path)
+    with written.meter as meter:
+        written.send()
+        meter.spending.reservation.extend(30, 7, lambda refusal: None, 0)
+        meter.held_again()
+        (call,) = written.found()
+        assert call.hold == (60, 7)
+
+
+# ---- other attempts, and other models ------------------------------------------------------------
+
+
+class Passed:
+    """An attempt that did not answer."""
+
+    model = "gpt-real"
+
+    def __init__(self, *, was_made: bool = True) -> None:
+        self.was_made = was_made
+
+    def record(self) -> Attempt:
+        usage = Usage(prompt_tokens=3, output_tokens=4)
+        return Attempt(deployment="up/gpt-real", upstream="up", outcome="hedged", usage=usage)
+
+
+def test_attempts_that_did_not_answer_stand_beside_the_call(tmp_path: Path) -> None:
+    written = Written(tmp_path)
+    with written.meter as meter:
+        written.send()
+        for was_made in (True, False, True):
+            meter.passed_over(Passed(was_made=was_made))
+        meter.usage = Usage(prompt_tokens=5, output_tokens=6)
+    ((end,),) = [[call.end] for call in written.calls()]
+    assert end is not None
+    assert (end.attempts, end.usage.prompt_tokens) == (3, 5)
+    assert [one.usage.output_tokens for one in end.others] == [4, 4]
+
+
+def end_of(call: JournaledCall) -> tuple[str, bool] | None:
+    return None if call.end is None else (call.end.outcome, call.end.replaced)
+
+
+def failed(written: Written) -> Meter | None:
+    """The call was sent, and no deployment of its model answered."""
+    with written.meter as meter:
+        written.send()
+        meter.settle_failed(UpstreamError("x"), NO_USAGE, estimated=False)
+        return meter.hand_over()
+
+
+def test_a_call_that_another_model_takes_over_ends_once_the_begin_of_that_is_written(
+    tmp_path: Path,
+) -> None:
+    first = Written(tmp_path)
+    before = failed(first)
+    second = first.another()
+    with second.meter as meter:
+        meter.take_over(("gpt",), 1, before)
+        second.begin()
+        assert [end_of(call) for call in first.found()] == [None]
+        second.turn()
+        first.flush()
+        assert [end_of(call) for call in first.found()] == [("upstream_error", True), None]
+    assert [end_of(call) for call in first.calls()] == [("upstream_error", True), ("ok", False)]
+    assert [call.begin.instead_of for call in first.found()] == [(), ("gpt",)]
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_call_that_nothing_took_over_stands_for_itself(tmp_path: Path, begins: bool) -> None:
+    """The second was never sent; or its begin found no room on the disk."""
+    first = Written(tmp_path)
+    before = failed(first)
+    second = first.another(full=True)
+    with second.meter as meter:
+        meter.take_over(("gpt",), 1, before)
+        if begins:
+            second.begin()
+            second.turn()
+    second.has_room()
+    assert [end_of(call) for call in first.calls()] == [("upstream_error", False)]
+
+
+def test_a_model_that_was_not_asked_hands_on_what_it_took_over(tmp_path: Path) -> None:
+    first = Written(tmp_path)
+    before = failed(first)
+    second = first.another()
+    with second.meter as meter:
+        meter.take_over(("gpt",), 1, before)
+        handed_on = meter.hand_over()
+    assert handed_on is before
+    third = first.another()
+    with third.meter as meter:
+        meter.take_over(("gpt",), 2, handed_on)
+        third.send()
+    assert [end_of(call) for call in first.calls()] == [("upstream_error", True), ("ok", False)]
+    end = first.found()[1].end
+    assert end is not None
+    assert end.attempts == 3
+
+
+def test_a_call_stands_for_itself_where_what_took_over_goes_unrecorded(tmp_path: Path) -> None:
+    first = Written(tmp_path)
+    before = failed(first)
+    second = first.another(full=True, unrecorded=Unrecorded(lambda: 0.0))
+    with second.meter as meter:
+        meter.take_over(("gpt",), 1, before)
+        second.send()
+        assert meter.is_sent
+    second.has_room()
+    assert [end_of(call) for call in first.calls()] == [("upstream_error", False)]
+
+
+def test_what_was_sent_in_the_turn_in_which_its_client_left_used_nothing(tmp_path: Path) -> None:
+    written = Written(tmp_path)
+    with contextlib.suppress(asyncio.CancelledError), written.meter as meter:
+        written.begin()
+        meter.streams = True
+        raise asyncio.CancelledError
+    ((end,),) = [[call.end] for call in written.calls()]
+    assert end is not None
+    assert (end.outcome, end.usage) == ("client_gone", NO_USAGE)

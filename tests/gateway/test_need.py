@@ -16,11 +16,10 @@ from llmrouter.quota.desk import DeskTerms
 from llmrouter.quota.estimate import FIRST_OUTPUT, Estimator
 from llmrouter.quota.leases import Leases
 from llmrouter.quota.rulebook import Rulebook
-from llmrouter.routing.deployment import Deployment
 from llmrouter.routing.routes import Route
 from llmrouter.routing.strategy import Ordered
 from tests.support.gateway import Quota, Stage, asking, error_of, limited, reporting, shown, staged
-from tests.support.idle import NOW_MS, idle_exchange
+from tests.support.idle import NOW_MS, deployment, idle_exchange
 from tests.support.ledger import ACME, FLAT, TOKEN_NANO, at_once, money, requests, tokens
 from tests.support.upstream import Play, Wait, answer
 from tests.support.waiting import until
@@ -285,7 +284,7 @@ async def test_what_an_unpriced_model_s_upstream_says_it_costs_counts(tmp_path: 
 
 CHEAP = Price(input=1, cached_input=1, output=9, reasoning=9)
 DEAR = Price(input=5, cached_input=1, output=5, reasoning=9)
-ROUTE = Route("gpt", [Deployment(upstream="a"), Deployment(upstream="b", model="m")], Ordered)
+ROUTE = Route("gpt", [deployment("a"), deployment("b", "m")], Ordered)
 
 
 class Known:

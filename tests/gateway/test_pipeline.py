@@ -8,17 +8,17 @@ import pytest
 from llmrouter.access.policy import ModelPolicy
 from llmrouter.access.principal import Principal
 from llmrouter.dialects.openai import OpenAI
-from llmrouter.dialects.openai.answer import CompletionTap
+from llmrouter.dialects.openai.taps import CompletionTap
 from llmrouter.errors import CODES, RouterError
 from llmrouter.gateway.meter import Meter
 from llmrouter.gateway.reply import Reply
-from llmrouter.gateway.route import Router
+from llmrouter.gateway.route import Found, Router
 from llmrouter.metering.journal import Journal
-from llmrouter.routing.deployment import Deployment
 from llmrouter.routing.routes import Route, Routes
 from llmrouter.routing.strategy import Ordered
 from tests.support.application import settings
 from tests.support.gateway import asking, error_of, request, shown, staged
+from tests.support.idle import deployment
 from tests.support.leaks import Failures
 from tests.support.upstream import LAST_CHUNK, Play, Stall, Wait, answer, chunk, stream_head
 from tests.support.waiting import until
@@ -264,10 +264,10 @@ class Broken(Router):
     """A router with a bug."""
 
     def __init__(self) -> None:
-        route = Route("gpt", [Deployment(upstream="up")], Ordered)
+        route = Route("gpt", [deployment()], Ordered)
         super().__init__(Routes([route]), ModelPolicy({}, {}))
 
-    def find(self, asked: str, principal: Principal) -> Route:
+    def find(self, asked: str, principal: Principal) -> Found:
         raise KeyError(f"a bug with {asked}")
 
     def names(self, principal: Principal) -> list[str]:
@@ -317,10 +317,12 @@ async def test_a_bug_while_a_head_is_looked_at_is_answered_too(
 async def test_a_bug_before_an_upstream_is_known_costs_no_connection(
     tmp_path: Path, no_leaks: Failures
 ) -> None:
-    routes = {"gpt": Deployment(upstream="nowhere")}
-    async with staged(tmp_path, OK, routes=routes) as stage, stage.connected() as client:
+    async with staged(tmp_path, OK) as stage, stage.connected() as client:
+        known = dict(stage.upstreams)
+        stage.upstreams.clear()
         await client.send(stage.chat())
         assert (await shown(client)).status == 500
+        stage.upstreams.update(known)
         no_leaks.seen.clear()
         assert stage.admission.inflight == 0
         assert stage.upstream.connections == 0

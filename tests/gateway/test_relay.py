@@ -394,8 +394,8 @@ async def test_the_official_sdk_raises_where_a_stream_was_cut(
 async def test_a_cut_stream_of_the_responses_api_ends_with_its_own_error_event(
     tmp_path: Path,
 ) -> None:
-    created = b'event: response.created\ndata: {"type":"response.created","response":{}}\n\n'
-    async with staged(tmp_path, [stream(created)]) as stage:
+    begun = b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta"}\n\n'
+    async with staged(tmp_path, [stream(begun)]) as stage:
         body = asking(stream=True)
         response = await stage.ask(request(b"/v1/responses", stage.key, body))
         *_, last = sse.events(response.body)
@@ -425,7 +425,7 @@ async def test_events_are_counted_however_their_lines_end_and_they_come(
 
 @pytest.mark.asyncio
 async def test_a_slow_reader_pauses_its_upstream_and_then_gets_everything(tmp_path: Path) -> None:
-    event = b"data: " + b"x" * 65_000 + b"\n\n"
+    event = b'data: "' + b"x" * 65_000 + b'"\n\n'
     count, all_sent = 300, Reached()
     play: Play = [stream_head(), *[chunk(event)] * count, Wait(all_sent), chunk(DONE), LAST_CHUNK]
     async with staged(tmp_path, play, send_buffer_bytes=65_536) as stage:
@@ -453,7 +453,7 @@ async def test_a_slow_reader_pauses_its_upstream_and_then_gets_everything(tmp_pa
 async def test_a_reader_that_takes_nothing_loses_its_stream_and_the_upstream_is_closed(
     tmp_path: Path,
 ) -> None:
-    event = b"data: " + b"x" * 65_000 + b"\n\n"
+    event = b'data: "' + b"x" * 65_000 + b'"\n\n'
     play: Play = [stream_head(), *[chunk(event)] * 300, Stall()]
     limits = settings(idle_s=0.2)
     async with (

@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from llmrouter.gateway.reply import PLAIN_BYTES_MAX, Reply
+from llmrouter.errors import UpstreamError
+from llmrouter.gateway.reply import OPENING_BYTES_MAX, PLAIN_BYTES_MAX, Reply
 from llmrouter.http1.deadlines import Deadlines
 from llmrouter.http1.errors import ConnectionLost, HttpError
 from llmrouter.http1.origin import Origin
 from llmrouter.http1.pool import Pool
-from llmrouter.http1.upstream import UpstreamConnection
+from llmrouter.http1.upstream import UpstreamConnection, UpstreamTimeouts
 from tests.support.gateway import PATIENT, Reached, shown, staged
 from tests.support.transport import FakeTransport
 from tests.support.upstream import Play, Stall, Wait, answer, stream
@@ -24,17 +25,23 @@ def shows_nothing(_: bytes) -> bool:
     return False
 
 
+def opens(events: bytes) -> bool:
+    if b"wrong" in events:
+        raise UpstreamError("wrong")
+    return b"text" in events
+
+
 class Wire:
     """A reply over a connection whose transport the test holds."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: UpstreamTimeouts = PATIENT) -> None:
         loop = asyncio.get_running_loop()
         pool = Pool(Origin.from_url("http://up.test"), Deadlines(loop, 1))
         self.transport = FakeTransport()
         self.connection = UpstreamConnection(pool, loop)
         self.connection.connection_made(self.transport)
-        self.reply = Reply(loop, self.connection, shows_nothing)
-        self.connection.expect(self.reply, PATIENT)
+        self.reply = Reply(loop, self.connection, opens, shows_nothing)
+        self.connection.expect(self.reply, limits)
 
     def feed(self, *pieces: bytes) -> None:
         for piece in pieces:
@@ -71,8 +78,12 @@ class Receiver:
     [
         ((), False),
         ((SSE,), False),
-        ((SSE, b"d"), True),
-        ((SSE + b"data",), True),
+        ((SSE, b"text"), False),
+        ((SSE + b"text\n\n",), True),
+        ((SSE, b"te", b"xt\n", b"\n"), True),
+        ((SSE, b": ping\n\n", b"role\n\n"), False),
+        ((SSE, b"role\n\n", b"text\n\n"), True),
+        ((SSE, b"wrong\n\n"), True),
         ((JSON, b"{"), False),
         ((JSON, b"{" + b" " * 28), False),
         ((JSON, b"{" + b" " * 28, b"}"), True),
@@ -116,14 +127,42 @@ async def test_a_reply_that_ended_before_it_was_taken_over_ends_then() -> None:
 
 async def test_a_reply_that_was_lost_before_it_was_taken_over_is_lost_then() -> None:
     wire, receiver = Wire(), Receiver()
-    wire.feed(SSE, b"01234")
+    wire.feed(SSE, b"text\n\n")
     wire.connection.connection_lost(None)
     assert not wire.reply.is_lost()
     wire.reply.hand_over(receiver)
-    assert receiver.heard == [b"01234", ConnectionLost]
+    assert receiver.heard == [b"text\n\n", ConnectionLost]
 
 
-@pytest.mark.parametrize("pieces", [(), (SSE,), (JSON, b"{")])
+async def test_a_stream_that_begins_with_nonsense_is_lost_and_its_connection_reset() -> None:
+    wire = Wire()
+    wire.feed(SSE, b"role\n\n", b"wrong\n\n")
+    assert wire.reply.is_lost()
+    assert isinstance(wire.reply.error, UpstreamError)
+    assert wire.transport.aborted
+
+
+async def test_a_stream_that_never_comes_to_its_answer_is_held_back_within_bounds() -> None:
+    wire = Wire()
+    ping = b": ping\n\n"
+    wire.feed(SSE.replace(b"30", b"999999999"))
+    wire.feed(ping * (OPENING_BYTES_MAX // len(ping)))
+    assert not await wire.has_arrived()
+    wire.feed(ping)
+    assert await wire.has_arrived()
+    assert not wire.reply.is_lost()
+
+
+async def test_pings_do_not_put_off_the_time_of_the_first_token() -> None:
+    wire = Wire(UpstreamTimeouts(connect_s=1, first_s=30, idle_s=5, total_s=60))
+    before = wire.connection.deadline
+    wire.feed(SSE.replace(b"30", b"99"), b": ping\n\n", b"role\n\n")
+    assert wire.connection.deadline == before
+    wire.feed(b"text\n\n")
+    assert wire.connection.deadline < before
+
+
+@pytest.mark.parametrize("pieces", [(), (SSE,), (JSON, b"{"), (SSE, b"role\n\n")])
 async def test_it_is_lost_where_nothing_can_be_passed_on(pieces: tuple[bytes, ...]) -> None:
     wire = Wire()
     wire.feed(*pieces)
@@ -160,7 +199,7 @@ async def test_a_connection_that_serves_another_call_is_left_alone() -> None:
     """The pool may have lent it anew while somebody still holds the old reply."""
     wire = Wire()
     wire.feed(JSON, b"012345678901234567890123456789")
-    other = Reply(asyncio.get_running_loop(), wire.connection, shows_nothing)
+    other = Reply(asyncio.get_running_loop(), wire.connection, opens, shows_nothing)
     wire.connection.expect(other, PATIENT)
     wire.reply.close()
     wire.reply.pause(paused=True)

@@ -14,14 +14,19 @@ from llmrouter.contracts.call import Usage
 from llmrouter.contracts.rule import Rule
 from llmrouter.gateway import reply
 from llmrouter.gateway.need import TEMPLATE_TOKENS_MAX
+from llmrouter.gateway.room import Room
 from llmrouter.http1 import sse
 from llmrouter.http1.upstream import UpstreamTimeouts
 from llmrouter.metering.price import Price, Rates, Tier
 from llmrouter.metering.replay import JournaledCall
 from llmrouter.quota.estimate import FIRST_OUTPUT, SLICE, Estimator
+from llmrouter.quota.messages import Force, GiveBack, Reason, Take
+from llmrouter.quota.reservation import Reservation
+from llmrouter.tasks import spawn
+from tests.quota.alone import LATER, MONEY, RATE, TOKENS, Bench, T, refused
 from tests.support.gateway import Pause, asking, error_of, limited, reporting, staged
 from tests.support.idle import idle_spending
-from tests.support.ledger import TOKEN_NANO, at_once, money, requests, tokens
+from tests.support.ledger import FLAT, TOKEN_NANO, at_once, money, requests, tokens
 from tests.support.raw import RawClient, Response, chunked
 from tests.support.upstream import (
     LAST_CHUNK,
@@ -569,3 +574,81 @@ async def test_a_client_that_leaves_while_more_is_asked_for_leaves_nothing_held(
                 client.reset()
             await stage.at_rest()
             stage.node.settle()
+
+
+# ---- several attempts ------------------------------------------------------------------------
+
+
+class Holding:
+    """A call that holds something, and what its ledger is told."""
+
+    def __init__(self, *rules: Rule) -> None:
+        self.bench = bench = Bench(*rules)
+        self.spending = idle_spending({"gpt": FLAT})
+        account = bench.account
+        self.spending.reservation = Reservation(bench.leases, account, (1, 30, 20, 1, 0))
+        self.room = Room(self.bench.leases, lambda: LATER, 0.0)
+
+    def owe(self, amount: int) -> None:
+        """Others wait for so much of every bucket."""
+        for lease in self.bench.account.gating:
+            lease.owed = amount
+
+
+@pytest.mark.asyncio
+async def test_a_second_attempt_is_held_for_as_the_first_was_and_is_no_other_request() -> None:
+    holding = Holding(RATE, TOKENS, MONEY)
+    holding.bench.fill(1, 100, 50)
+    spending = holding.spending
+    before = spending.held
+    assert await spending.hold_again(holding.room)
+    assert spending.held == (2 * before[0], 2 * before[1])
+    assert holding.bench.free() == [1, 100 - before[0], 50 - before[1]]
+    spending.release()
+
+
+@pytest.mark.asyncio
+async def test_what_has_no_room_is_not_held_again() -> None:
+    holding = Holding(TOKENS)
+    spending = holding.spending
+    held = spending.held
+    asked = spawn(spending.hold_again(holding.room), name="hold")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    (take,) = [one for one in holding.bench.said() if isinstance(one, Take)]
+    assert take.at_once
+    holding.bench.hear(refused(take.id, T, Reason.SPENT))
+    assert not await asked
+    assert spending.held == held
+    holding.bench.leases.ledger_gone()
+    assert not await spending.hold_again(holding.room)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("used", [0, 1, 29, 30, 31, 59, 60])
+async def test_nothing_that_was_used_is_given_away_before_it_is_charged(used: int) -> None:
+    """Others wait for all of it: what goes back is what is left, and nothing has to be forced."""
+    holding = Holding(TOKENS)
+    holding.bench.fill(30)
+    spending = holding.spending
+    assert await spending.hold_again(holding.room)
+    holding.owe(1_000)
+    spending.settle(Usage(prompt_tokens=used), estimated=False, whole=False)
+    told = holding.bench.said()
+    assert [one for one in told if isinstance(one, Force)] == []
+    back = [part.amount for one in told if isinstance(one, GiveBack) for part in one.amounts]
+    assert sum(back) == 60 - used
+
+
+@pytest.mark.asyncio
+async def test_what_the_others_used_is_charged_with_the_call() -> None:
+    holding = Holding(TOKENS)
+    holding.bench.fill(30)
+    spending = holding.spending
+    assert await spending.hold_again(holding.room)
+    cost, price = spending.also_used("up", "gpt", Usage(prompt_tokens=5, output_tokens=2))
+    assert (cost, price) == (7 * TOKEN_NANO, "1/1/1")
+    spending.served_at("up", "gpt")
+    used = Usage(prompt_tokens=10, output_tokens=3)
+    assert spending.settle(used, estimated=False, whole=True) == 13 * TOKEN_NANO
+    assert holding.bench.free() == [60 - 20]

@@ -4,7 +4,7 @@ import pytest
 
 from llmrouter.contracts.call import Operation
 from llmrouter.dialects.openai import OpenAI
-from llmrouter.gateway.upstream import Upstream
+from llmrouter.gateway.upstream import Upstream, UpstreamTerms
 from llmrouter.http1.deadlines import Deadlines
 from llmrouter.http1.origin import Origin
 from llmrouter.http1.pool import Pool
@@ -21,7 +21,8 @@ def upstream(
     also_passes: frozenset[bytes] = frozenset(),
 ) -> Upstream:
     pool = Pool(Origin.from_url(url), Deadlines(asyncio.get_running_loop(), 1))
-    return Upstream("up", OpenAI(), pool, PATIENT, secret=secret, also_passes=also_passes)
+    terms = UpstreamTerms(timeouts=PATIENT, also_passes=also_passes)
+    return Upstream("up", OpenAI(), pool, terms, secret=secret)
 
 
 def request(**headers: bytes) -> Request:

@@ -171,6 +171,7 @@ def test_the_events_of_a_block_make_up_the_block(asked: list[bytes]) -> None:
         (b"datax: a\n\n", None),
         (b" data: a\n\n", None),
         (b"\n\n", None),
+        (b"data: a\x0bb\x0cc\x1cd\x85e\xe2\x80\xa8f\n\n", b"a\x0bb\x0cc\x1cd\x85e\xe2\x80\xa8f"),
         (b"data: unfinished", b"unfinished"),
     ],
 )

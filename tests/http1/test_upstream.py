@@ -390,13 +390,30 @@ class Clocked:
         self.connection.data_received(data)
         return self.connection.deadline
 
+    def begin(self, *, at_s: float) -> None:
+        """The receiver says that the answer itself has begun."""
+        self.loop.now_s = at_s
+        self.connection.begun()
 
-async def test_the_deadline_is_the_first_byte_then_the_latest_and_never_past_the_total() -> None:
+
+async def test_a_pause_before_the_begin_gives_no_more_time_for_it() -> None:
+    async with scripted([YES]) as upstream, calling(origin_at(upstream.address)) as caller:
+        clocked = Clocked(caller, first_s=10, idle_s=5, total_s=100)
+        clocked.receive(stream_head() + chunk(b"a ping"), at_s=101)
+        clocked.connection.pause()
+        clocked.loop.now_s = 105.0
+        clocked.connection.resume()
+        assert clocked.connection.deadline == 110
+
+
+async def test_the_deadline_is_the_begin_then_the_latest_byte_and_never_past_the_total() -> None:
     async with scripted([YES]) as upstream, calling(origin_at(upstream.address)) as caller:
         clocked = Clocked(caller, first_s=10, idle_s=5, total_s=20)
         assert clocked.connection.deadline == 110
-        assert clocked.receive(stream_head(), at_s=108) == 110
-        assert clocked.receive(chunk(b"x"), at_s=109) == 114
+        assert clocked.receive(stream_head(), at_s=106) == 110
+        assert clocked.receive(chunk(b"a ping"), at_s=107) == 110
+        clocked.begin(at_s=109)
+        assert clocked.connection.deadline == 114
         assert clocked.receive(b"1\r\n", at_s=110) == 114
         assert clocked.receive(b"x\r\n", at_s=113) == 118
         assert clocked.receive(chunk(b"x"), at_s=117) == 120
@@ -407,6 +424,7 @@ async def test_a_pause_stops_the_idle_clock_but_not_the_total() -> None:
     async with scripted([YES]) as upstream, calling(origin_at(upstream.address)) as caller:
         clocked = Clocked(caller, first_s=10, idle_s=5, total_s=100)
         clocked.receive(stream_head() + chunk(b"x"), at_s=101)
+        clocked.begin(at_s=101)
         clocked.connection.pause()
         clocked.connection.pause()
         assert not clocked.transport.is_reading()

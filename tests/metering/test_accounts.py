@@ -9,12 +9,24 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from llmrouter.metering.accounts import Accounts, BookedCall, Dimension, Period, Report, Total
 from llmrouter.metering.bookfile import BooksError
-from llmrouter.metering.books import DAY_MS, HOUR_MS, INTERRUPTED, Books, Tally
+from llmrouter.metering.booking import INTERRUPTED, Tally
+from llmrouter.metering.books import DAY_MS, HOUR_MS, Books
 from llmrouter.metering.tail import Ended, Folded, Interrupted
-from tests.metering.test_books import NOW_MS, any_fact, at_of, ended, interrupted, tally_of, times
+from tests.metering.test_books import (
+    NOW_MS,
+    any_fact,
+    apart,
+    at_of,
+    ended,
+    interrupted,
+    tally_of,
+    times,
+)
+from tests.metering.test_records import an_attempt
 
 HOUR = NOW_MS // HOUR_MS * HOUR_MS
 Call = Ended | Interrupted
@@ -92,9 +104,8 @@ def test_totals_are_what_adding_up_by_hand_gives(
 ) -> None:
     chosen = [
         fact
-        for fact in facts
-        if isinstance(fact, Ended | Interrupted)
-        and (since_ms is None or at_of(fact) >= since_ms)
+        for fact in apart(facts)
+        if (since_ms is None or at_of(fact) >= since_ms)
         and (until_ms is None or at_of(fact) < until_ms)
         and all((VALUES[each](fact) or "") == value for each, value in where.items())
     ]
@@ -119,10 +130,8 @@ def test_a_report_says_of_what_time_it_is_where_calls_are_not_kept(
     since, until = report.since_ms, report.until_ms
     chosen = [
         fact
-        for fact in facts
-        if isinstance(fact, Ended | Interrupted)
-        and (since is None or at_of(fact) >= since)
-        and (until is None or at_of(fact) < until)
+        for fact in apart(facts)
+        if (since is None or at_of(fact) >= since) and (until is None or at_of(fact) < until)
     ]
     if since_ms is None or until_ms is None or since_ms < until_ms:
         assert report.totals == [Total((), tally_of(chosen))]
@@ -186,9 +195,8 @@ def test_the_last_calls_are_those_that_were_asked_for(
 ) -> None:
     chosen = [
         (at_of(fact), fact.begin.org, deployment(fact))
-        for fact in facts
-        if isinstance(fact, Ended | Interrupted)
-        and (since_ms is None or at_of(fact) >= since_ms)
+        for fact in apart(facts)
+        if (since_ms is None or at_of(fact) >= since_ms)
         and (until_ms is None or at_of(fact) < until_ms)
         and all((VALUES[each](fact) or "") == value for each, value in where.items())
     ]
@@ -217,6 +225,23 @@ def test_a_call_is_read_with_all_that_is_known_of_it() -> None:
         price="2.5/1.25/10",
     )  # fmt: skip
     assert (died.request_id, died.outcome, died.is_error) == ("req_2", INTERRUPTED, True)
+
+
+def test_other_attempts_are_read_with_0_attempts_and_add_up_where_they_were_made() -> None:
+    other = replace(an_attempt(), deployment="b/large", cost_nano_usd=70)
+    call = ended(1, deployment="a/large", attempts=2, cost_nano_usd=90, others=(other,))
+
+    with accounts_of([call]) as accounts:
+        assert [(row.deployment, row.attempts) for row in accounts.calls()] == [
+            ("a/large", 2),
+            ("b/large", 0),
+        ]
+        for since_ms in (None, NOW_MS - 1):  # out of totals, and out of single rows
+            totals = accounts.totals([Dimension.DEPLOYMENT], since_ms=since_ms).totals
+            found = [(total.group[0], total.tally) for total in totals]
+            assert [
+                (name, one.calls, one.other_attempts, one.cost_nano_usd) for name, one in found
+            ] == [("a/large", 1, 0, 90), ("b/large", 0, 1, 70)]
 
 
 def test_no_more_calls_are_read_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:

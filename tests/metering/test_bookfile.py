@@ -11,13 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from llmrouter.metering.bookfile import (
-    STEPS,
-    BooksError,
-    open_to_read,
-    open_to_write,
-    transaction,
-)
+from llmrouter.metering.bookfile import BooksError, open_to_read, open_to_write, transaction
+from llmrouter.metering.bookformats import STEPS
 
 NEXT = (
     "ALTER TABLE notes ADD COLUMN author TEXT NOT NULL DEFAULT 'nobody'",
@@ -117,7 +112,9 @@ def test_newer_books_are_refused_and_left_as_they_are(path: Path, opened: type) 
     in_sql(path, f"PRAGMA user_version = {len(STEPS) + 1}")
     before = path.read_bytes()
 
-    with pytest.raises(BooksError, match=r"by a newer llmrouter \(books format 2, .* upgrade"):
+    with pytest.raises(
+        BooksError, match=rf"by a newer llmrouter \(books format {len(STEPS) + 1}, .*grade"
+    ):
         opened(path)
 
     assert path.read_bytes() == before
@@ -172,7 +169,7 @@ def test_who_reads_does_not_migrate(path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("llmrouter.metering.bookfile.STEPS", (*STEPS, NEXT))
 
     with pytest.raises(
-        BooksError, match=r"has the older format 1, .*`llmrouter serve` migrates it"
+        BooksError, match=rf"has the older format {len(STEPS)}, .*`llmrouter serve` migrates it"
     ):
         open_to_read(path)
 

@@ -10,27 +10,21 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from llmrouter.contracts.call import Usage
 from llmrouter.metering.bookfile import BooksError
-from llmrouter.metering.books import (
-    DAY_MS,
-    HOUR_MS,
-    INTERRUPTED,
-    NANO_USD_MAX,
-    TOKENS_MAX,
-    Books,
-    Tally,
-)
+from llmrouter.metering.booking import INTERRUPTED, NANO_USD_MAX, TOKENS_MAX, Tally
+from llmrouter.metering.books import DAY_MS, HOUR_MS, Books
 from llmrouter.metering.journal import JournalFiles
-from llmrouter.metering.records import Begin, End
+from llmrouter.metering.records import Attempt, Begin, End
 from llmrouter.metering.tail import Began, Damaged, Ended, Folded, Interrupted, Position, Tail
 from tests.metering.test_journal import ROOT
 from tests.metering.test_records import HEADER, a_begin, an_end
@@ -41,7 +35,7 @@ NOW_MS = 1_763_880_000_000  # 2025-11-23T06:40Z
 
 
 def ended(seq: int = 1, **changes: object) -> Ended:
-    end = msgspec.structs.replace(an_end(seq), **changes)
+    end = replace(an_end(seq), **changes)
     return Ended(BOOT, a_begin(seq), (500, 70_000), end)
 
 
@@ -75,6 +69,16 @@ begins = st.builds(
     operation=st.just("chat"),
     stream=st.booleans(),
 )
+attempts = st.builds(
+    Attempt,
+    deployment=st.sampled_from(["a/small", "b/large"]),
+    upstream=st.sampled_from(["a", "b"]),
+    outcome=st.sampled_from(["upstream_error", "hedged"]),
+    usage=usages,
+    estimated=st.booleans(),
+    cost_nano_usd=st.none() | counts,
+    duration_ms=counts,
+)
 ends = st.builds(
     End,
     seq=st.just(0),
@@ -90,6 +94,8 @@ ends = st.builds(
     estimated=st.booleans(),
     ttft_ms=st.none() | counts,
     duration_ms=counts,
+    others=st.just(()) | st.lists(attempts, max_size=3).map(tuple),
+    replaced=st.sampled_from([False, False, True]),
 )
 any_fact: st.SearchStrategy[Folded] = st.one_of(
     st.builds(Ended, st.just(BOOT), begins, st.tuples(counts, counts), ends),
@@ -104,21 +110,35 @@ def at_of(fact: Ended | Interrupted) -> int:
     return fact.end.at_ms if isinstance(fact, Ended) else fact.begin.at_ms
 
 
+def apart(facts: Iterable[Folded]) -> Iterator[Ended | Interrupted]:
+    """A fact for each row: the calls, and each other attempt as if it were one, of 0 attempts."""
+    for fact in facts:
+        if isinstance(fact, Ended):
+            end = replace(fact.end, others=())
+            number = 0 if end.replaced else end.attempts
+            yield Ended(BOOT, fact.begin, fact.hold, replace(end, attempts=number))
+            for other in fact.end.others:
+                said = msgspec.structs.asdict(other)
+                alone = replace(end, attempts=0, status=0, ttft_ms=None, **said)
+                yield Ended(BOOT, fact.begin, fact.hold, alone)
+        elif isinstance(fact, Interrupted):
+            yield fact
+
+
 def tally_of(facts: Sequence[Folded]) -> Tally:
     """What the calls among `facts` come to: the specification, written down once more."""
     sums = Counter(dict.fromkeys(Tally.__struct_fields__, 0))
-    for fact in facts:
+    for fact in apart(facts):
+        is_call = isinstance(fact, Interrupted) or fact.end.attempts > 0
         if isinstance(fact, Ended):
             end = fact.end
             usage, cost = end.usage, end.cost_nano_usd
-            sums["errors"] += end.status >= 400 or end.outcome != "ok"
+            sums["errors"] += is_call and (end.status >= 400 or end.outcome != "ok")
             sums["estimated"] += end.estimated
-        elif isinstance(fact, Interrupted):
+        else:
             usage, cost = Usage(prompt_tokens=fact.hold[0]), fact.hold[1] or None
             sums.update(["errors", "estimated", "interrupted"])
-        else:
-            continue
-        sums["calls"] += 1
+        sums["calls" if is_call else "other_attempts"] += 1
         sums["unpriced"] += cost is None
         sums["reported"] += usage.cost_nano_usd is not None
         for name in ("prompt_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"):
@@ -188,7 +208,7 @@ def test_a_call_is_booked_with_all_that_is_known_of_it(path: Path, books: Books)
     ]  # fmt: skip
     hour = ("2025-11-23T06:00Z", NOW_MS // HOUR_MS * HOUR_MS, "acme", "research", "ann", "Ab12",
             "large", "a/large", "a", "wire", "chat", 1, 1, 1, 0, 0, 1, 9, 4, 3, 2, 7,
-            8)  # fmt: skip
+            8, 0)  # fmt: skip
     assert rows(path, "SELECT * FROM usage_hours") == [hour]
     day = ("2025-11-23T00:00Z", NOW_MS // DAY_MS * DAY_MS, *hour[2:])
     assert rows(path, "SELECT * FROM usage_days") == [day]
@@ -220,46 +240,46 @@ def test_the_cost_of_an_interrupted_call_that_held_no_money_is_unknown(
     assert agree(path).unpriced == 1
 
 
-@pytest.mark.parametrize(
-    ("status", "outcome", "is_error"),
-    [
-        (200, "ok", 0),
-        (399, "ok", 0),
-        (400, "ok", 1),
-        (502, "upstream_error", 1),
-        (200, "upstream_error", 1),
-        (200, "client_gone", 1),
-        (0, "client_gone", 1),
-    ],
-)
-def test_what_counts_as_an_error(
-    path: Path, books: Books, status: int, outcome: str, is_error: int
-) -> None:
-    books.fold([ended(status=status, outcome=outcome)], {})
+def test_other_attempts_are_rows_of_their_own_and_no_calls(path: Path, books: Books) -> None:
+    hedged = Attempt(
+        deployment="b/large",
+        upstream="b",
+        outcome="hedged",
+        usage=Usage(prompt_tokens=9, output_tokens=2),
+        cost_nano_usd=70,
+    )
+    call = ended(deployment="a/large", upstream="a", cost_nano_usd=90, attempts=2, others=(hedged,))
 
-    assert row(path, "is_error") == (is_error,)
-    assert agree(path).errors == is_error
+    assert books.fold([call], {}) == 2
+
+    columns = "request_id, deployment, upstream, outcome, is_error, attempts, cost_nano_usd"
+    assert rows(path, f"SELECT {columns} FROM usage_calls ORDER BY id") == [
+        ("req_1", "a/large", "a", "ok", 0, 2, 90),
+        ("req_1", "b/large", "b", "hedged", 0, 0, 70),
+    ]
+    by_deployment = "deployment, calls, errors, other_attempts, cost_nano_usd"
+    for table in ("usage_hours", "usage_days"):
+        assert rows(path, f"SELECT {by_deployment} FROM {table} ORDER BY deployment") == [
+            ("a/large", 1, 0, 0, 90),
+            ("b/large", 0, 0, 1, 70),
+        ]
+    assert agree(path) == tally_of([call])
 
 
-@pytest.mark.parametrize(
-    ("deployment", "shown"),
-    [
-        (None, ("a/small", "a")),
-        ("a/small", ("a/small", "a")),
-        ("b/small", ("b/small", None)),
-    ],
-)
-def test_a_call_that_moved_is_booked_where_it_ended(
-    path: Path, books: Books, deployment: str | None, shown: tuple[str | None, ...]
-) -> None:
-    begin = Begin(
-        seq=1, at_ms=1, request_id="req_1", org="acme", key_id="Ab12", model="small",
-        deployment="a/small", upstream="a", dialect="wire", operation="chat",
-    )  # fmt: skip
+def test_a_call_that_another_model_took_over_is_counted_once(path: Path, books: Books) -> None:
+    """And what it used is counted where it was used."""
+    first = ended(1, replaced=True, status=0, outcome="upstream_error", cost_nano_usd=30)
+    begin = replace(a_begin(2), model="small", instead_of=("gpt-4o",))
+    second = Ended(BOOT, begin, (0, 0), replace(an_end(2), attempts=2, cost_nano_usd=50))
 
-    books.fold([Ended(BOOT, begin, (0, 0), ended(deployment=deployment).end)], {})
+    books.fold([first, second], {})
 
-    assert row(path, "deployment, upstream") == shown
+    columns = "model, calls, errors, other_attempts, cost_nano_usd"
+    assert rows(path, f"SELECT {columns} FROM usage_days ORDER BY cost_nano_usd") == [
+        ("gpt-4o", 0, 0, 1, 30),
+        ("small", 1, 0, 0, 50),
+    ]
+    assert agree(path).calls == 1
 
 
 def test_what_an_upstream_claims_beyond_sense_is_bounded(path: Path, books: Books) -> None:
@@ -344,9 +364,8 @@ def test_every_call_is_booked_once_whatever_breaks_off(
 
         assert books.positions()[BOOT].offset == len(facts)
         assert agree(path) == tally_of(facts)
-        whole = [fact for fact in facts if isinstance(fact, Ended | Interrupted)]
         assert rows(path, "SELECT at_ms, org FROM usage_calls ORDER BY id") == [
-            (at_of(fact), fact.begin.org) for fact in whole
+            (at_of(fact), fact.begin.org) for fact in apart(facts)
         ]
 
 

@@ -18,7 +18,7 @@ from llmrouter.metering.follow import (
     Position,
     read_header,
 )
-from llmrouter.metering.records import Header, Record
+from llmrouter.metering.records import FORMAT, Header, Record
 from llmrouter.metering.replay import Damaged, UnknownFormat
 from tests.metering.test_records import HEADER, a_begin, a_hold, an_end
 from tests.metering.test_replay import BAD_LINES, lines, write
@@ -315,9 +315,10 @@ def test_a_file_that_is_gone_has_no_header(tmp_path: Path) -> None:
 
 
 def test_a_format_that_it_does_not_know_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / NAME, lines(Header(format=2, worker="0", boot="b", pid=1)))
+    path = write(tmp_path / NAME, lines(Header(format=FORMAT + 1, worker="0", boot="b", pid=1)))
 
-    with pytest.raises(UnknownFormat, match=r"0-1\.jsonl has journal format 2, .* reads 1"):
+    words = rf"0-1\.jsonl has journal format {FORMAT + 1}, .* reads up to {FORMAT};"
+    with pytest.raises(UnknownFormat, match=words):
         read_header(path, "0")
 
 

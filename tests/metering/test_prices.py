@@ -15,7 +15,7 @@ from llmrouter.metering.prices import (
     StartsWith,
 )
 
-ONE, TWO, THREE = (Price.of_usd(usd, None, usd) for usd in (1, 2, 3))
+FREE, ONE, TWO, THREE = (Price.of_usd(usd, None, usd) for usd in range(4))
 
 TABLE = PriceTable(
     explicit={"house": ONE, "gpt-*": TWO, "free": Price.of_usd(0, None, 0)},
@@ -45,6 +45,45 @@ def test_a_price_is_the_one_of_router_toml_or_the_list(
     assert repr(book).startswith("<PriceBook explicit=3 <PriceList ")
 
 
+@pytest.mark.parametrize(
+    ("model", "upstream", "upstream_model", "price"),
+    [
+        ("house", "local", "llama", TWO),  # what stands with the deployment wins over the model's
+        ("house", "local", "qwen", ONE),
+        ("house", "cloud", "llama", ONE),
+        ("smart", "cloud", "gpt-4o", FREE),  # and over the list's; free is a price, too
+        ("smart", "cloud", "gpt-4", THREE),
+        ("wise", "local", "llama", TWO),  # only for the model that it stands with
+        ("wise", "local", "qwen", ONE),  # the name that was asked for is passed on
+        ("wise", "locale", "qwen", None),
+        ("other", "local", "llama", None),
+    ],
+)
+def test_a_price_may_stand_with_a_deployment(
+    model: str, upstream: str, upstream_model: str, price: Price | None
+) -> None:
+    own = {
+        "house": {"local/llama": TWO},
+        "smart": {"cloud/gpt-4o": FREE},
+        "wise": {"local": ONE, "local/llama": TWO},
+    }
+    book = PriceBook(msgspec.structs.replace(TABLE, explicit_at=own))
+
+    assert book.price(model, upstream, upstream_model) == price
+
+
+@pytest.mark.parametrize(
+    ("usd", "nano_usd"), [(0, 0), (1, 3_000 * 1_000 + 500 * 1_000), (None, None)]
+)
+def test_deployments_are_compared_by_what_a_typical_call_costs(
+    usd: int | None, nano_usd: int | None
+) -> None:
+    explicit = {} if usd is None else {"m": Price.of_usd(usd, 0, usd)}
+    book = PriceBook(PriceTable(explicit=explicit))
+
+    assert book.typical("m", "up", "m") == nano_usd
+
+
 def test_a_table_arrives_at_a_worker_as_it_was_sent() -> None:
     clauses = (
         *(Equals("a"), StartsWith("b"), EndsWith("c"), Contains("d"), Regex("e")),
@@ -55,6 +94,7 @@ def test_a_table_arrives_at_a_worker_as_it_was_sent() -> None:
     assert long.text  # having been read changes nothing of what is sent
     table = msgspec.structs.replace(
         TABLE,
+        explicit_at={"house": {"local": long, "local/llama": TWO}},
         listed={"all": tuple(Listed(clause, long) for clause in clauses), **TABLE.listed},
         valid_until_ms=1_795_000_000_000,
     )

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrouter.contracts.call import Usage
-from llmrouter.metering.records import FORMAT, Begin, End, Header, Hold, Record
+from llmrouter.metering.records import FORMAT, Attempt, Begin, End, Header, Hold, Record
 
 HEADER = Header(worker="0", boot="b00t", pid=42)
 DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
@@ -36,6 +36,10 @@ def an_end(seq: int = 1) -> End:
         usage=Usage(prompt_tokens=9, output_tokens=3),
         duration_ms=2_000,
     )
+
+
+def an_attempt() -> Attempt:
+    return Attempt(deployment="azure/gpt-4o", upstream="azure", outcome="upstream_error")
 
 
 def a_hold(seq: int = 1, tokens: int = 500, nano_usd: int = 70_000) -> Hold:
@@ -82,6 +86,42 @@ def test_a_hold_states_both_of_its_totals() -> None:
     )
 
 
+def test_other_attempts_stand_in_the_end_of_their_call() -> None:
+    hedged = Attempt(
+        deployment="azure/gpt-4o",
+        upstream="azure",
+        outcome="hedged",
+        usage=Usage(prompt_tokens=9),
+        estimated=True,
+        cost_nano_usd=7,
+        price="2.5/1.25/10",
+        duration_ms=80,
+    )
+    end = msgspec.structs.replace(
+        an_end(), attempts=3, upstream="openai", others=(an_attempt(), hedged), replaced=True
+    )
+
+    line = msgspec.json.encode(end)
+
+    assert line.endswith(
+        b'"duration_ms":2000,"others":['
+        b'{"deployment":"azure/gpt-4o","upstream":"azure","outcome":"upstream_error"},'
+        b'{"deployment":"azure/gpt-4o","upstream":"azure","outcome":"hedged",'
+        b'"usage":{"prompt_tokens":9},"estimated":true,"cost_nano_usd":7,"price":"2.5/1.25/10",'
+        b'"duration_ms":80}],"replaced":true}'
+    )
+    assert DECODER.decode(line) == end
+
+
+def test_records_of_format_1_are_of_calls_with_one_attempt_and_one_model() -> None:
+    begin, end = (DECODER.decode(msgspec.json.encode(one)) for one in (a_begin(), an_end()))
+
+    assert isinstance(begin, Begin)
+    assert isinstance(end, End)
+    assert begin.instead_of == ()
+    assert (end.others, end.upstream, end.replaced) == ((), None, False)
+
+
 def test_a_begin_of_a_version_without_holds_and_rules_reads_as_holding_nothing() -> None:
     begin = DECODER.decode(msgspec.json.encode(a_begin()))
 
@@ -115,14 +155,14 @@ def test_no_member_can_hold_a_secret_a_prompt_or_an_answer() -> None:
     """Free text has no place here: a new text member has to be added to this list knowingly."""
     texts = {
         field.name
-        for record in (Header, Begin, Hold, End, Usage)
+        for record in (Header, Begin, Hold, End, Attempt, Usage)
         for field in msgspec.structs.fields(record)
-        if field.type not in (int, bool, int | None, Usage)
+        if field.type not in (int, bool, int | None, Usage, tuple[Attempt, ...])
     }
 
     assert texts == {
         "worker", "boot",
         "request_id", "org", "team", "user", "key_id",
-        "model", "deployment", "upstream", "dialect", "operation",
+        "model", "instead_of", "deployment", "upstream", "dialect", "operation",
         "outcome", "error_code", "price",
     }  # fmt: skip

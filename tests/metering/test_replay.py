@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrouter.metering.records import Begin, End, Header, Hold, Record
+from llmrouter.metering.records import FORMAT, Begin, End, Header, Hold, Record
 from llmrouter.metering.replay import (
     LINE_BYTES_MAX,
     Damaged,
@@ -120,11 +120,20 @@ def test_a_file_without_a_byte_holds_no_records(tmp_path: Path) -> None:
     assert journal.torn is None
 
 
+@pytest.mark.parametrize("known", range(1, FORMAT + 1))
+def test_older_formats_are_read_too(tmp_path: Path, known: int) -> None:
+    header = Header(format=known, worker="0", boot="b", pid=1)
+    path = write(tmp_path / "0-1.jsonl", lines(header, a_begin(), an_end()))
+
+    assert list(read_journal(path)) == [header, a_begin(), an_end()]
+
+
 def test_a_format_that_it_does_not_know_is_refused_with_file_and_number(tmp_path: Path) -> None:
-    header = Header(format=2, worker="0", boot="b", pid=1)
+    header = Header(format=FORMAT + 1, worker="0", boot="b", pid=1)
     path = write(tmp_path / "0-1.jsonl", lines(header, a_begin()))
 
-    with pytest.raises(UnknownFormat, match=r"0-1\.jsonl has journal format 2, .* reads 1"):
+    words = rf"0-1\.jsonl has journal format {FORMAT + 1}, .* reads up to {FORMAT};"
+    with pytest.raises(UnknownFormat, match=words):
         list(read_journal(path))
 
 

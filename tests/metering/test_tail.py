@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrouter.metering.journal import Journal, JournalFiles, journal_paths
-from llmrouter.metering.records import Header
+from llmrouter.metering.records import FORMAT, Header
 from llmrouter.metering.replay import UnknownFormat, pair
 from llmrouter.metering.tail import (
     LISTING_POLLS,
@@ -166,11 +166,11 @@ def test_an_unknown_format_is_refused_before_anything_is_read(
 ) -> None:
     path = write(tmp_path / "0-1.jsonl", lines(HEADER, a_begin(1)))
     tail = following()
-    newer = Header(format=2, worker="1", boot="n3w", pid=1)
+    newer = Header(format=FORMAT + 1, worker="1", boot="n3w", pid=1)
     write(tmp_path / "1-1.jsonl", lines(newer, a_begin(1)))
 
     for _ in range(2):
-        with pytest.raises(UnknownFormat, match=r"1-1\.jsonl has journal format 2"):
+        with pytest.raises(UnknownFormat, match=rf"1-1\.jsonl has journal format {FORMAT + 1}"):
             tail.poll()
     (tmp_path / "1-1.jsonl").unlink()
 

@@ -2,7 +2,9 @@
 
 import pytest
 
+from llmrouter.contracts.rule import Kind, Rule, Scope
 from llmrouter.quota.lease import BUSY_MS, Amounts
+from llmrouter.quota.leases import Leases
 from llmrouter.quota.messages import (
     Amount,
     Ask,
@@ -14,10 +16,12 @@ from llmrouter.quota.messages import (
     Reopened,
     Take,
 )
+from llmrouter.quota.rulebook import Rulebook
 from tests.quota.alone import (
     CALL,
     LATER,
     MONEY,
+    ORG,
     RATE,
     REQUEST,
     TOKENS,
@@ -286,3 +290,62 @@ def test_what_comes_ahead_pays_what_is_owed() -> None:
     bench.hear(granted(1, 16, needed=(10,)))
     assert bench.said() == [GiveBack((Amount(R, 10),))]
     assert bench.free() == [9]
+
+
+# Accounts
+
+
+def test_the_account_of_a_scope_has_its_own_leases_and_no_others() -> None:
+    """Places at an upstream."""
+    place = Rule(kind=Kind.CONCURRENT, amount=3)
+    bench = Bench(RATE, TOKENS)
+    rulebook = Rulebook({ORG: (RATE,), Scope(kind="upstream", name="up"): (place,)})
+    leases = Leases(rulebook, wake=bench._wake, flush_journal=bench._flush)
+    account = leases.account_of(Scope(kind="upstream", name="up"))
+    assert [lease.name for lease in account.gating] == ["upstream/up/concurrent"]
+    assert (account.counted, account.rules) == ((), rulebook.generation)
+    assert leases.account_of(Scope(kind="upstream", name="up")).gating == account.gating
+    callers = leases.account("acme", None, None, "k", "m")
+    assert [lease.name for lease in callers.gating] == [R]
+    assert leases.account_of(Scope(kind="upstream", name="none")).gating == ()
+
+
+OF_MODELS = (
+    RATE,
+    Rule(kind=Kind.REQUESTS, amount=10, per="minute", model="gpt*"),
+    Rule(kind=Kind.REQUESTS, amount=10, per="minute", model="m"),
+    Rule(kind=Kind.TOKENS, amount=10, per="minute", model="m"),
+    Rule(kind=Kind.CONCURRENT, amount=10),
+    MONEY,
+)
+
+
+@pytest.mark.parametrize(
+    ("models", "left"),
+    [
+        ((), ["requests/minute", "requests/minute/m"]),
+        (("other",), ["requests/minute/m"]),
+        (("gpt-4",), ["requests/minute/m"]),
+        (("m",), []),
+        (("other", "m"), []),
+    ],
+)
+def test_limits_on_requests_that_have_counted_a_call_do_not_count_it_again(
+    models: tuple[str, ...], left: list[str]
+) -> None:
+    """Another model took over; tokens, money and calls at once are another matter."""
+    bench = Bench(*OF_MODELS)
+    every = ["requests/minute/m", "requests/minute"]
+    rest = [lease.name for lease in bench.account.gating if "requests" not in lease.name]
+    account = bench.account.without_requests_of(models)
+    names = [lease.name.removeprefix("org/acme/") for lease in account.gating]
+    assert sorted(name for name in names if name in every) == sorted(left)
+    assert [lease.name for lease in account.gating if "requests" not in lease.name] == rest
+    assert account.rules == bench.account.rules
+
+
+def test_a_limit_that_counts_without_refusing_is_left_out_as_well() -> None:
+    bench = Bench(RATE, TOKENS)
+    counted = bench.account.without(R)
+    assert [lease.name for lease in counted.counted] == [R]
+    assert counted.without_requests_of(("x",)).counted == ()

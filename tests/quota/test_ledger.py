@@ -22,7 +22,13 @@ def ledger(saved: dict[str, Saved] | None = None) -> Ledger:
     return Ledger(Rulebook({ORG: (RATE, TOKENS, MONEY, SLOTS)}), saved or {})
 
 
-def charge(holder: str = "one", model: str = "m", at_ms: int = NOW, **spent: int) -> Charge:
+def charge(
+    holder: str = "one",
+    model: str = "m",
+    at_ms: int = NOW,
+    instead_of: tuple[str, ...] = (),
+    **spent: int,
+) -> Charge:
     return Charge(
         holder=holder,
         org="acme",
@@ -31,6 +37,7 @@ def charge(holder: str = "one", model: str = "m", at_ms: int = NOW, **spent: int
         key_id="k",
         model=model,
         at_ms=at_ms,
+        instead_of=instead_of,
         **spent,
     )
 
@@ -131,6 +138,47 @@ def test_only_rules_that_cover_the_model_are_charged() -> None:
     assert balance(found, "org/acme/tokens/minute/m") == 1_000
     found.charge(charge(model="m", tokens=10), NOW, is_live=False)
     assert balance(found, "org/acme/tokens/minute/m") == 990
+
+
+@pytest.mark.parametrize(
+    ("models", "counted"),
+    [
+        (("m",), {None: 1, "m": 1, "m*": 1, "n": 0}),
+        (("m", "n"), {None: 1, "m": 1, "m*": 1, "n": 1}),
+        (("m", "m2"), {None: 1, "m": 1, "m*": 1, "n": 0}),
+        (("n", "m2"), {None: 1, "m": 0, "m*": 1, "n": 1}),
+        (("m2", "n", "m"), {None: 1, "m": 1, "m*": 1, "n": 1}),
+    ],
+)
+def test_a_call_that_goes_on_at_other_models_is_one_request_under_each_rule(
+    models: tuple[str, ...], counted: dict[str | None, int]
+) -> None:
+    """And what its worker reserved at each of them is claimed no more."""
+    of_models = [Rule(kind=Kind.REQUESTS, amount=9, per="day", model=model) for model in counted]
+    book = Rulebook({ORG: tuple(of_models)})
+    found = Ledger(book, {})
+    for number, model in enumerate(models):
+        before = models[:number]
+        reserved = [
+            one.bucket
+            for one in book.applying(org="acme", team=None, user=None, key_id="k", model=model)
+            if not any(map(one.rule.covers, before))
+        ]
+        assert found.take("one", [Ask(bucket, 1, 1) for bucket in reserved], NOW) is not None
+        found.charge(charge(model=model, instead_of=before, requests=1), NOW, is_live=True)
+
+    standing = [found.standing(one, NOW) for one in book.of_scope(ORG)]
+    assert [each.used for each in standing] == list(counted.values())
+    assert {each.claimed for each in standing} == {0}
+
+
+def test_tokens_and_money_of_every_model_count() -> None:
+    found = ledger()
+    spent = charge(instead_of=("m", "n"), requests=1, tokens=10, nano_usd=20)
+    found.charge(spent, NOW, is_live=False)
+    assert balance(found, REQUESTS) == 60
+    assert balance(found, "org/acme/tokens/minute/m") == 990
+    assert balance(found, USD) == 980
 
 
 def test_a_late_charge_counts_from_when_it_was_spent() -> None:

@@ -209,3 +209,12 @@ def test_the_worst_case_comes_back_also_from_a_budget_that_would_cut() -> None:
     held.bench.hear(granted(1))
     held.reservation.settle(110, 70)
     assert held.free() == [330]
+
+
+@pytest.mark.parametrize("worst", [0, 400])
+def test_another_attempt_needs_the_same_but_is_no_other_call(worst: int) -> None:
+    bench = Bench(RATE, TOKENS, MONEY, SLOTS)
+    reservation = Reservation(bench.leases, bench.account, (1, 100, 50, 1, worst))
+    assert reservation.again() == (0, 100, 50, 0, worst)
+    bench.fill(0, 100, 50, 0)
+    assert bench.reserve(reservation.again()), "neither a request nor a place is needed"

@@ -87,7 +87,7 @@ class Daemon:
                 start_new_session=True,
                 pass_fds=pass_fds,
             )
-        self.address = self._wait_until_serving()
+        self.address, self.admin_address = self._wait_until_serving()
         self.host, _, port = self.address.rpartition(":")
         self.port = int(port) if port.isdigit() else 0  # a Unix socket has none
 
@@ -119,6 +119,16 @@ class Daemon:
         """The process ids of the workers and of the demo."""
         return children(self.process.pid, "llmrouter")
 
+    def admin(self, path: str, timeout_s: float = 30.0) -> tuple[int, Any]:
+        """Ask the admin listener: a status, and what it says."""
+        host, _, port = self.admin_address.rpartition(":")
+        with contextlib.closing(
+            http.client.HTTPConnection(host, int(port), timeout=timeout_s)
+        ) as connection:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, msgspec.json.decode(response.read())
+
     def connection(self, timeout_s: float = 30.0) -> http.client.HTTPConnection:
         """A client connection of its own."""
         return http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
@@ -140,8 +150,9 @@ class Daemon:
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(STOP_TIMEOUT_S)
 
-    def _wait_until_serving(self) -> str:
-        serving = re.compile(rf"serving addresses=(\S+?)(,\S*)? pid={self.process.pid}\b")
+    def _wait_until_serving(self) -> tuple[str, str]:
+        addresses = r"addresses=(\S+?)(,\S*)? admin=(\S+)"
+        serving = re.compile(rf"serving {addresses} pid={self.process.pid}\b")
         pause = threading.Event()
         deadline = time.monotonic() + START_TIMEOUT_S
         while (found := serving.search(self.log)) is None:
@@ -149,7 +160,7 @@ class Daemon:
                 self.kill()
                 raise AssertionError(f"the daemon did not start:\n{self.log}")
             pause.wait(0.02)
-        return found[1]
+        return found[1], found[3]
 
 
 def children(parent: int, module: str) -> list[int]:

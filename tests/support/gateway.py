@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,20 +21,25 @@ from llmrouter.access.key import KeyDigest
 from llmrouter.access.keybook import KeyBook
 from llmrouter.access.keyring import Keyring
 from llmrouter.access.patterns import ModelPatterns
-from llmrouter.access.policy import ModelPolicy
-from llmrouter.contracts.rule import Rule, Scope
+from llmrouter.access.policy import ModelPolicy, ModelTerms
+from llmrouter.contracts.rule import QUEUE, Kind, Rule, Scope
 from llmrouter.dialects.openai import OpenAI
 from llmrouter.errors import Overloaded
 from llmrouter.gateway.admit import Admission, AdmissionTerms
 from llmrouter.gateway.authenticate import Authenticator
 from llmrouter.gateway.drain import NO_DRAIN, DrainBounds
 from llmrouter.gateway.exchange import Exchange
+from llmrouter.gateway.fallback import Fallbacks
 from llmrouter.gateway.forward import Forwarder
 from llmrouter.gateway.meter import Meter
 from llmrouter.gateway.pipeline import Gateway, Steps
 from llmrouter.gateway.route import Router
+from llmrouter.gateway.shadow import Ledgers, Shadow, Shadows
+from llmrouter.gateway.slots import Slots
 from llmrouter.gateway.spending import Flight, Spending
-from llmrouter.gateway.upstream import Upstream
+from llmrouter.gateway.timeouts import Timeouts
+from llmrouter.gateway.unrecorded import Unrecorded
+from llmrouter.gateway.upstream import Upstream, UpstreamTerms
 from llmrouter.http1.deadlines import Deadlines
 from llmrouter.http1.origin import Origin
 from llmrouter.http1.pool import Pool
@@ -45,9 +51,11 @@ from llmrouter.metering.records import Header
 from llmrouter.metering.replay import JournaledCall, Pairing, pair
 from llmrouter.quota.desk import DeskTerms
 from llmrouter.quota.estimate import Estimator
+from llmrouter.routing.breaker import BreakerTerms
+from llmrouter.routing.conditions import Conditions
 from llmrouter.routing.deployment import Deployment
-from llmrouter.routing.routes import Route, Routes
-from llmrouter.routing.strategy import Weighted
+from llmrouter.routing.routes import Policy, Route, Routes
+from llmrouter.routing.strategy import STRATEGIES, StrategyTerms
 from llmrouter.stores.memory import MemoryStore
 from llmrouter.tasks import spawn
 from tests.support.application import settings
@@ -58,12 +66,32 @@ from tests.support.waiting import until
 
 CREDENTIAL = "sk-upstream-credential-0123456789"
 NOW_S = 1_800_000_000
+PLACE_WAIT_MS = 2_000
+"""How long a call waits for a place at an upstream that has only so many."""
+ONCE = Policy(attempts_max=1)
+"""What a stage does unless it is told otherwise: the first failure is the caller's."""
+BREAKER = BreakerTerms(failures=1_000, error_rate=2.0)
+"""Opens for nothing that a play does."""
 PATIENT = UpstreamTimeouts(connect_s=10, first_s=30, idle_s=30, total_s=60)
 """Time-outs that no play reaches."""
-ROUTES: Mapping[str, Deployment] = {
-    "gpt": Deployment(upstream="up", model="gpt-real"),
-    "same": Deployment(upstream="up"),
-    "any-*": Deployment(upstream="up"),
+
+
+class At(msgspec.Struct, frozen=True):
+    """A deployment of a stage."""
+
+    upstream: str = "up"
+    model: str | None = None
+    weight: int = 1
+    tags: dict[str, str] = {}
+
+
+Served = At | Deployment
+
+
+ROUTES: Mapping[str, At] = {
+    "gpt": At(model="gpt-real"),
+    "same": At(),
+    "any-*": At(),
 }
 """What a stage serves unless it is told otherwise."""
 
@@ -74,6 +102,8 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True):
     rules: dict[Scope, tuple[Rule, ...]] = {}
     prices: dict[str, Price] = {}
     """By model."""
+    prices_at: dict[str, dict[str, Price]] = {}
+    """By model, and then by upstream: those that stand with deployments."""
     output_max: int | None = None
     """Of every model."""
     terms: DeskTerms = DeskTerms(hold_wait_ms=2_000, waiting_max=100)
@@ -146,7 +176,7 @@ class Pause(asyncio.Event):
 class Stage:
     """What runs on it, and what was seen."""
 
-    def __init__(self, upstreams: Mapping[str, Upstream], admission: Admission, node: Node) -> None:
+    def __init__(self, upstreams: dict[str, Upstream], admission: Admission, node: Node) -> None:
         self.upstreams = upstreams
         self.admission = admission
         self.node = node
@@ -160,9 +190,13 @@ class Stage:
         self.key = self.issue()
         self.journal_dir = Path()
         self.address = ("", 0)
+        self.conditions: Conditions
+        self.scripts: Mapping[str, ScriptedUpstream]
         self.upstream: ScriptedUpstream
         """The first of those that play."""
         self.router: Router
+        self.routes: Routes
+        self.forwarder: Forwarder
         self.gateway: Gateway
         self.server: Server
 
@@ -179,6 +213,10 @@ class Stage:
         line = Logged(exchange.request_id, exchange.status, code, exchange.deployment)
         self.log.append(line)
 
+    def now(self) -> float:
+        """What the clock says that conditions go by."""
+        return asyncio.get_running_loop().time()
+
     def connected(self, *, receive_buffer_bytes: int | None = None) -> Any:
         """A client connection."""
         return connected(self.address, receive_buffer_bytes=receive_buffer_bytes)
@@ -188,6 +226,10 @@ class Stage:
         async with connected(self.address) as client:
             await client.send(message)
             return await shown(client, to=message.partition(b" ")[0])
+
+    def begin(self, message: bytes) -> asyncio.Task[Response]:
+        """Begin such an exchange."""
+        return spawn(self.ask(message), name="call")
 
     def chat(self, *lines: bytes, key: bytes | None = None, **members: Any) -> bytes:
         """A chat call by this stage's key, or by another."""
@@ -206,6 +248,27 @@ class Stage:
         await until(ended, f"no {count} calls ended", self.journal)
         return self.journal().calls
 
+    def set_asked_max(self, upstream: str, seconds: float) -> None:
+        """That upstream lets callers ask for time-outs up to so long."""
+        terms = self.upstreams[upstream].terms
+        self.upstreams[upstream].terms = msgspec.structs.replace(terms, asked_max_s=seconds)
+
+    async def cut_off(self, upstream: str) -> None:
+        """From now on nobody can connect to that upstream."""
+        pool = self.upstreams[upstream].pool
+        pool.close()
+        pool.origin = Origin.from_url("http://no-such-host.invalid")
+
+    async def asked(self, count: int, upstream: str = "up") -> None:
+        """Wait until that upstream has seen so many requests."""
+        script = self.scripts[upstream]
+        await until(lambda: len(script.seen) == count, f"{upstream} was not asked")
+
+    async def upstreams_left(self, most: int = 1) -> None:
+        """Wait until no upstream has more connections than those that lie idle."""
+        for name, script in self.scripts.items():
+            await until(partial(_has_left, script, most), f"a connection to {name} is left")
+
     async def upstream_paused(self) -> None:
         """Wait until nothing more is read from the upstream."""
         pool = self.upstreams["up"].pool
@@ -222,8 +285,9 @@ class Stage:
         assert [*found.orphans, *found.duplicates, *found.damaged, *found.torn] == []
         assert [call for call in found.calls if call.interrupted] == []
         assert self.admission.inflight == 0
+        assert [one for one in self.conditions if one.inflight or one.breaker.probes] == []
         self.node.check(found.calls)
-        seen = repr(self.upstream.seen).encode()
+        seen = repr([script.seen for script in self.scripts.values()]).encode()
         assert [key for key in self.keys if key in seen] == [], "a key of ours went upstream"
 
 
@@ -243,15 +307,25 @@ def error_of(response: Response) -> dict[str, Any]:
     return error
 
 
+def _has_left(script: ScriptedUpstream, most: int) -> bool:
+    return script.open <= most
+
+
 @contextlib.asynccontextmanager
 async def staged(
     directory: Path,
     *plays: Play,
-    routes: Mapping[str, Deployment | Sequence[Deployment]] = ROUTES,
+    routes: Mapping[str, Served | Sequence[Served]] = ROUTES,
+    others: Mapping[str, Sequence[Play]] | None = None,
+    policies: Mapping[str, Policy] | None = None,
+    strategy: str = "weighted",
+    breaker: BreakerTerms = BREAKER,
+    concurrent: Mapping[str, int] | None = None,
+    shadows: Mapping[str, Shadow] | None = None,
     aliases: Mapping[str, Iterable[str]] | None = None,
     orgs: Mapping[str, Sequence[str]] | None = None,
     teams: Mapping[tuple[str, str], Sequence[str]] | None = None,
-    timeouts: UpstreamTimeouts = PATIENT,
+    timeouts: UpstreamTimeouts | Mapping[str, UpstreamTimeouts] = PATIENT,
     limits: ServerSettings | None = None,
     inflight_max: int = 1000,
     write: Write = os.write,
@@ -262,70 +336,72 @@ async def staged(
     quota: Quota = UNLIMITED,
     drain: DrainBounds = NO_DRAIN,
     serves_unrecorded: bool = False,
+    random: Callable[[], float] = lambda: 0.0,
+    model_timeouts: Mapping[str, Mapping[str, float]] | None = None,
 ) -> AsyncIterator[Stage]:
-    """Serve `routes` at one upstream named `up`, which plays `plays` unless `url` is another."""
+    """Serve `routes` at the upstream `up`, which plays `plays` unless `url` is another.
+
+    `others` are further upstreams and what they play; a call makes one attempt unless `policies`
+    has its model.
+    """
     loop = asyncio.get_running_loop()
     deadlines = Deadlines(loop, 0.01)
-    async with scripted(*plays) as upstream:
-        pool = Pool(Origin.from_url(url or f"{upstream.url}/base/v1"), deadlines)
-        ours = {"up": Upstream("up", OpenAI(), pool, timeouts, secret=CREDENTIAL)}
+    async with contextlib.AsyncExitStack() as stack:
+        scripts = {
+            name: await stack.enter_async_context(scripted(*played))
+            for name, played in {"up": plays, **(others or {})}.items()
+        }
+        urls = {name: f"{script.url}/base/v1" for name, script in scripts.items()}
+        if url is not None:
+            urls["up"] = url
+        ours = _upstreams(urls, deadlines, timeouts, drain)
+        conditions = Conditions(dict.fromkeys(ours, breaker), now_s=loop.time())
         journal_dir = directory / "journal"
-        files = JournalFiles(journal_dir, Header(worker="0", boot=BOOT, pid=1), write=write)
-        journal = Journal(files, call_soon=loop.call_soon, call_later=loop.call_later)
-        node = Node(quota.rules, journal, journal_dir, quota.terms)
-        flight = Flight(Estimator(), PriceBook(PriceTable(explicit=quota.prices)), node.now_ms)
-        routing = router or Router(
-            _routes(routes, aliases or {}, quota.output_max), _policy(orgs, teams)
+        journal = _journal(journal_dir, write)
+        rules = {**quota.rules, **_places(concurrent or {})}
+        node = Node(rules, journal, journal_dir, quota.terms)
+        prices = PriceBook(PriceTable(explicit=quota.prices, explicit_at=quota.prices_at))
+        served = _routes(
+            routes,
+            conditions,
+            strategy,
+            aliases=aliases or {},
+            output_max=quota.output_max,
+            policies=policies or {},
         )
-        admission = Admission(
-            flight,
-            node.leases,
-            node.denials,
-            routing,
-            AdmissionTerms(
-                inflight_max=inflight_max,
-                hold_wait_s=quota.terms.hold_wait_ms / 1000,
-                unpriced_allowed=quota.unpriced_allowed,
-            ),
-        )
+        routing = router or Router(served, _policy(orgs, teams))
+        flight = Flight(Estimator(), prices, node.now_ms)
+        admission = _admission(flight, node, routing, quota, inflight_max)
+        for name in concurrent or {}:
+            account = node.leases.account_of(Scope(kind="upstream", name=name))
+            ours[name].slots = Slots(admission.room, account)
         stage = Stage(ours, admission, node)
-        stage.upstream = upstream
+        stage.conditions, stage.router, stage.routes = conditions, routing, served
+        stage.upstream, stage.scripts = scripts["up"], scripts
         stage.journal_dir = journal_dir
-        stage.router = routing
-        counter = itertools.count()  # the first is for the full server
+        stage.forwarder = forwarder = Forwarder(
+            ours, Timeouts(ours, model_timeouts or {}), admission.room, random
+        )
+        shadow_ledgers = Ledgers(journal, prices, node.now_ms)
         steps = Steps(
             authenticator=Authenticator(stage.ring, lambda: stage.now_s, loop.time),
             router=routing,
-            admission=stage.admission,
-            forwarder=Forwarder(ours, {"up": drain}, serves_unrecorded=serves_unrecorded),
-            meter=partial(_meter, journal, node),
+            admission=admission,
+            forwarder=forwarder,
+            fallbacks=Fallbacks(routing, admission, forwarder),
+            shadows=Shadows(shadows or {}, ours, shadow_ledgers, lambda: 0.5),
+            meter=partial(
+                _meter, journal, node, Unrecorded(loop.time) if serves_unrecorded else None
+            ),
             clock=loop.time,
         )
-        stage.gateway = Gateway(
-            [OpenAI()],
-            steps,
-            request_ids=lambda: f"req_{next(counter)}",
-            log=stage.note,
-            started_at_s=NOW_S,
-        )
-        full, body = stage.gateway.refusal(OpenAI(), Overloaded("full", retry_after_s=1))
-        stage.server = Server(
-            stage.gateway, spawning, limits or settings(), full=full + b"\r\n" + body
-        )
-        listener = await loop.create_server(stage.server.protocol, "127.0.0.1", 0)
-        stage.address = listener.sockets[0].getsockname()
-        if send_buffer_bytes is not None:
-            listener.sockets[0].setsockopt(1, 7, send_buffer_bytes)  # SOL_SOCKET, SO_SNDBUF
+        listener = await _opened(stage, steps, spawning, limits or settings(), send_buffer_bytes)
         try:
             yield stage
             await stage.at_rest()
         finally:
             listener.close()
-            stage.server.abort()
-            async with asyncio.timeout(10):
-                await stage.server.emptied()
-            await asyncio.sleep(0)  # tasks of connections that were cut end
-            pool.close()
+            await _closed(stage)
             deadlines.close()
             journal.close()
             node.rest()
@@ -333,24 +409,138 @@ async def staged(
         node.tail.close()
 
 
-def _meter(journal: Journal, node: Node, exchange: Exchange, spending: Spending) -> Meter:
-    return Meter(journal, exchange, spending, asyncio.get_running_loop().time, node.now_ms)
+def _upstreams(
+    urls: Mapping[str, str],
+    deadlines: Deadlines,
+    timeouts: UpstreamTimeouts | Mapping[str, UpstreamTimeouts],
+    drain: DrainBounds,
+) -> dict[str, Upstream]:
+    """The upstreams; those that `timeouts` does not name are waited for patiently."""
+
+    def terms(name: str) -> UpstreamTerms:
+        if isinstance(timeouts, UpstreamTimeouts):
+            return UpstreamTerms(timeouts=timeouts, drain=drain)
+        return UpstreamTerms(timeouts=timeouts.get(name, PATIENT), drain=drain)
+
+    return {
+        name: Upstream(
+            name, OpenAI(), Pool(Origin.from_url(url), deadlines), terms(name), secret=CREDENTIAL
+        )
+        for name, url in urls.items()
+    }
+
+
+def _journal(directory: Path, write: Write) -> Journal:
+    loop = asyncio.get_running_loop()
+    files = JournalFiles(directory, Header(worker="0", boot=BOOT, pid=1), write=write)
+    return Journal(files, call_soon=loop.call_soon, call_later=loop.call_later)
+
+
+def _places(concurrent: Mapping[str, int]) -> dict[Scope, tuple[Rule, ...]]:
+    """The rule for the places of each upstream that has only so many."""
+    return {
+        Scope(kind="upstream", name=name): (
+            Rule(kind=Kind.CONCURRENT, amount=count, at_limit=QUEUE, wait_ms=PLACE_WAIT_MS),
+        )
+        for name, count in concurrent.items()
+    }
+
+
+def _admission(
+    flight: Flight, node: Node, router: Router, quota: Quota, inflight_max: int
+) -> Admission:
+    terms = AdmissionTerms(
+        inflight_max=inflight_max,
+        hold_wait_s=quota.terms.hold_wait_ms / 1000,
+        unpriced_allowed=quota.unpriced_allowed,
+    )
+    return Admission(flight, node.leases, node.denials, router, terms)
+
+
+async def _opened(
+    stage: Stage,
+    steps: Steps,
+    spawning: Spawn,
+    limits: ServerSettings,
+    send_buffer_bytes: int | None,
+) -> asyncio.Server:
+    """Put the gateway behind a server that listens."""
+    counter = itertools.count()  # the first is for the full server
+    stage.gateway = gateway = Gateway(
+        [OpenAI()],
+        steps,
+        request_ids=lambda: f"req_{next(counter)}",
+        log=stage.note,
+        started_at_s=NOW_S,
+    )
+    full, body = gateway.refusal(OpenAI(), Overloaded("full", retry_after_s=1))
+    stage.server = Server(gateway, spawning, limits, full=full + b"\r\n" + body)
+    loop = asyncio.get_running_loop()
+    listener = await loop.create_server(stage.server.protocol, "127.0.0.1", 0)
+    stage.address = listener.sockets[0].getsockname()
+    if send_buffer_bytes is not None:
+        listener.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+    return listener
+
+
+async def _closed(stage: Stage) -> None:
+    """End whatever still runs."""
+    stage.server.abort()
+    async with asyncio.timeout(10):
+        await stage.server.emptied()
+        await stage.gateway.close()
+    await asyncio.sleep(0)  # tasks of connections that were cut end
+    for upstream in stage.upstreams.values():
+        upstream.pool.close()
+
+
+def _meter(
+    journal: Journal,
+    node: Node,
+    unrecorded: Unrecorded | None,
+    exchange: Exchange,
+    spending: Spending,
+) -> Meter:
+    clock = asyncio.get_running_loop().time
+    return Meter(journal, exchange, spending, clock, node.now_ms, unrecorded)
 
 
 def _routes(
-    routes: Mapping[str, Deployment | Sequence[Deployment]],
+    routes: Mapping[str, Served | Sequence[Served]],
+    conditions: Conditions,
+    strategy: str,
+    *,
     aliases: Mapping[str, Iterable[str]],
     output_max: int | None,
+    policies: Mapping[str, Policy],
 ) -> Routes:
+    terms = StrategyTerms(cost=lambda *_: None, random=lambda: 0.0)
     return Routes(
         Route(
             name,
-            [served] if isinstance(served, Deployment) else served,
-            Weighted,
+            [_deployment(at, name, conditions) for at in _several(served)],
+            lambda deployments: STRATEGIES[strategy](deployments, terms),
             aliases=aliases.get(name, ()),
             output_max=output_max,
+            policy=policies.get(name, ONCE),
         )
         for name, served in routes.items()
+    )
+
+
+def _several(served: Served | Sequence[Served]) -> Sequence[Served]:
+    return [served] if isinstance(served, At | Deployment) else served
+
+
+def _deployment(at: Served, route: str, conditions: Conditions) -> Deployment:
+    if isinstance(at, Deployment):
+        return at
+    return Deployment(
+        upstream=at.upstream,
+        model=at.model,
+        weight=at.weight,
+        tags=at.tags,
+        condition=conditions.of(f"{at.upstream}/{at.model or route}"),
     )
 
 
@@ -359,6 +549,6 @@ def _policy(
     teams: Mapping[tuple[str, str], Sequence[str]] | None,
 ) -> ModelPolicy:
     return ModelPolicy(
-        {org: ModelPatterns(texts) for org, texts in (orgs or {}).items()},
-        {team: ModelPatterns(texts) for team, texts in (teams or {}).items()},
+        {org: ModelTerms(models=ModelPatterns(texts)) for org, texts in (orgs or {}).items()},
+        {team: ModelTerms(models=ModelPatterns(texts)) for team, texts in (teams or {}).items()},
     )

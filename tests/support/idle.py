@@ -15,6 +15,8 @@ from llmrouter.quota.estimate import Estimator
 from llmrouter.quota.leases import Account, Leases
 from llmrouter.quota.reservation import Reservation
 from llmrouter.quota.rulebook import Rulebook
+from llmrouter.routing.breaker import BreakerTerms
+from llmrouter.routing.condition import Condition
 from llmrouter.routing.deployment import Deployment
 from llmrouter.routing.routes import Route
 from llmrouter.routing.strategy import Ordered
@@ -40,6 +42,12 @@ def idle_exchange() -> Exchange:
     return exchange
 
 
+def deployment(upstream: str = "up", model: str | None = None) -> Deployment:
+    """A deployment that nothing speaks against."""
+    condition = Condition(f"{upstream}/{model}", BreakerTerms(), now_s=0.0)
+    return Deployment(upstream=upstream, model=model, condition=condition)
+
+
 def idle_spending(
     prices: Mapping[str, Price] | None = None, estimator: Estimator | None = None
 ) -> Spending:
@@ -47,6 +55,6 @@ def idle_spending(
     leases = Leases(Rulebook({}), wake=lambda: None, flush_journal=lambda: None)
     table = PriceTable(explicit=dict(prices or {}))
     flight = Flight(estimator or Estimator(), PriceBook(table), lambda: NOW_MS)
-    route = Route("gpt", [Deployment(upstream="up")], Ordered)
+    route = Route("gpt", [deployment()], Ordered)
     need = Need(Who("k" * 12, "gpt"), 10, 20, 10, 25, 35)
     return Spending(flight, Reservation(leases, Account(()), (1, 30, 0, 1, 0)), route, need, NOW_MS)

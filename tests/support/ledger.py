@@ -14,6 +14,7 @@ from llmrouter.contracts.rule import RATE_PERIODS_MS, Kind, Rule, Scope
 from llmrouter.daemon.clock import SteadyClock
 from llmrouter.metering.journal import Journal
 from llmrouter.metering.prices import Price
+from llmrouter.metering.records import End
 from llmrouter.metering.replay import JournaledCall
 from llmrouter.metering.tail import Began, Ended, Tail
 from llmrouter.quota.denials import Denials
@@ -75,6 +76,9 @@ class Node:
         self.now_ms = SteadyClock().now_ms
         self.started_ms = self.now_ms()
         self.rulebook = Rulebook(rules)
+        scopes = self.rulebook.scopes()
+        every = [found for scope in scopes for found in self.rulebook.of_scope(scope)]
+        self._strict = [found.bucket for found in every if found.rule.strict]
         self.ledger = Ledger(self.rulebook, {})
         self.tail = Tail(journal_dir)
         self.desk = Desk(self.ledger, send=self._to_worker, fold=self.fold, terms=terms)
@@ -84,6 +88,8 @@ class Node:
         """What the ledger was told, in order."""
         self.is_deaf = False
         """The ledger is there, but hears nothing."""
+        self.overdrawn: list[tuple[str, int]] = []
+        """Strict budgets of which more was spent and held than there is, at whatever moment."""
         self.desk.joined(BOOT)
 
     def fold(self) -> None:
@@ -113,6 +119,7 @@ class Node:
     def check(self, calls: Iterable[JournaledCall]) -> None:
         """Nobody waits, nothing is held, and what is used is what these calls have spent."""
         assert self.desk.waiting == 0, self.desk
+        assert self.overdrawn == []
         self.settle()
         standing = self.standing()
         claimed = {name: found.claimed for name, found in standing.items()}
@@ -190,7 +197,14 @@ class Node:
                 self.desk.recalled(BOOT, serial, now_ms)
             case Cancel(id=take_id):
                 self.desk.cancel(BOOT, take_id, now_ms)
+        self._look_at_strict(now_ms)
         self._tick_later()
+
+    def _look_at_strict(self, now_ms: int) -> None:
+        for name in self._strict:
+            entry = self.ledger.entry(name, now_ms)
+            if entry is not None and (balance := entry.balance(now_ms)) < 0:
+                self.overdrawn.append((name, balance))
 
     def _tick_later(self) -> None:
         if self._ticking is None and self.desk.waiting:
@@ -210,10 +224,8 @@ def _charge(fact: Began | Ended) -> Charge:
     tokens = nano_usd = 0
     at_ms = begin.at_ms
     if isinstance(fact, Ended):
-        end = fact.end
-        tokens = end.usage.prompt_tokens + end.usage.output_tokens
-        nano_usd = end.cost_nano_usd or 0
-        at_ms = end.at_ms
+        tokens, nano_usd = tokens_of(fact.end), cost_of(fact.end)
+        at_ms = fact.end.at_ms
     return Charge(
         holder=fact.boot,
         org=begin.org,
@@ -226,18 +238,30 @@ def _charge(fact: Began | Ended) -> Charge:
         requests=int(isinstance(fact, Began)),
         tokens=tokens,
         nano_usd=nano_usd,
+        instead_of=begin.instead_of,
     )
+
+
+def tokens_of(end: End) -> int:
+    """What all attempts of a call have used."""
+    usages = (end.usage, *(other.usage for other in end.others))
+    return sum(usage.prompt_tokens + usage.output_tokens for usage in usages)
+
+
+def cost_of(end: End) -> int:
+    """What that costs, in nano-USD."""
+    return sum(cost or 0 for cost in (end.cost_nano_usd, *(o.cost_nano_usd for o in end.others)))
 
 
 def _spent(rule: Rule, call: JournaledCall) -> int:
     """What a call has spent under a rule, as its end says."""
-    end = call.end
+    begin, end = call.begin, call.end
     match rule.kind:
         case Kind.REQUESTS:
-            return 1
+            return int(not any(map(rule.covers, begin.instead_of)))
         case Kind.TOKENS:
-            return 0 if end is None else end.usage.prompt_tokens + end.usage.output_tokens
+            return 0 if end is None else tokens_of(end)
         case Kind.USD:
-            return 0 if end is None else end.cost_nano_usd or 0
+            return 0 if end is None else cost_of(end)
         case Kind.CONCURRENT:
             return 0

@@ -6,16 +6,17 @@ import itertools
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import cast
 
 from llmrouter.daemon.control import ask
 from llmrouter.daemon.state import control_path
+from llmrouter.metering.replay import JournaledCall
 from llmrouter.tasks import spawn
 from tests.support.daemon import Daemon, wait_for, write_config
 from tests.support.load import Line, request
-from tests.support.streams import Upstream, upstream
+from tests.support.streams import NEVER_OPEN, PRICES, Upstream, upstream
 
 WORKERS = 3
 LINES = 17
@@ -39,6 +40,10 @@ KEYS: tuple[tuple[str, dict[str, object]], ...] = (
 )
 """The last one's calls wait for each other, so that kills also hit those that wait."""
 MODEL = "demo-tokens=700,gap=2"
+FAILING, REPLACED = "demo-error=500", "replaced"
+"""What fails at every attempt; and what does so until another model takes over."""
+ATTEMPTS_MAX = 3
+"""As it is by default."""
 LOST = (OSError, asyncio.IncompleteReadError)
 
 
@@ -61,6 +66,12 @@ class Node:
     def __init__(self, directory: Path, far: Upstream) -> None:
         server = {"timeouts": {"drain": DRAIN_S}}
         settings = far.settings(orgs=orgs(), server=server)
+        settings["upstreams"]["far"]["breaker"] = NEVER_OPEN
+        settings["models"][REPLACED] = {
+            "deployments": [{"upstream": "far", "model": FAILING}],
+            "fallbacks": ["demo"],
+            "price": PRICES["demo-*"],
+        }
         self.far = far
         self.config = write_config(directory, settings, workers=WORKERS)
         self.pids: set[int] = set()
@@ -157,7 +168,8 @@ class Load:
             chat | {"model": "demo"},
             chat | {"model": "demo-slow=0.2"},
             chat | {"model": "demo-cached=3"},
-            chat | {"model": "demo-error=500"},
+            chat | {"model": FAILING},
+            chat | {"model": REPLACED},
             streamed | {"model": "demo-tokens=40,gap=4"},
             streamed | {"model": "demo-no-usage,tokens=60,gap=3"},
             learned | {"max_tokens": 12},
@@ -208,3 +220,14 @@ async def loaded(living: Node, *, seed: int) -> AsyncIterator[Load]:
     # 503 is what a draining worker says; whoever is refused for a limit was so by mistake.
     assert load.statuses.keys() <= {200, 500, 503}, load.statuses
     assert load.whole
+
+
+def seen_most(calls: Iterable[JournaledCall]) -> int:
+    """How many attempts an upstream can have seen of these: what was interrupted does not say."""
+    return sum(map(_seen_most, calls))
+
+
+def _seen_most(call: JournaledCall) -> int:
+    if call.end is not None:
+        return 1 + len(call.end.others)
+    return ATTEMPTS_MAX if call.begin.model in {FAILING, REPLACED} else 1

@@ -95,6 +95,7 @@ class Caller:
     ) -> UpstreamConnection:
         """Send a request whose response goes to `receiver`."""
         connection = await self.connection()
+        receiver.on.setdefault("data", connection.begun)  # its first bytes are the answer
         connection.expect(receiver, limits or timeouts())
         connection.send(request)
         return connection

@@ -21,6 +21,8 @@ PRICES: dict[str, dict[str, float]] = {
     "demo-*": {"input": 0.333333, "output": 1.777777},
 }
 """USD per million tokens; odd ones, so that every call is rounded."""
+NEVER_OPEN = {"failures": 1_000, "error_rate": 1}
+"""A breaker that leaves every call its attempts, however many fail."""
 
 
 class Upstream:

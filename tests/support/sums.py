@@ -13,6 +13,7 @@ from llmrouter.metering.journal import journal_paths
 from llmrouter.metering.replay import JournaledCall, pair
 from llmrouter.quota import window
 from tests.support.daemon import Daemon, limits, wait_for
+from tests.support.ledger import cost_of, tokens_of
 
 NANO_PER_USD = 1_000_000_000
 PERIODS_MS = {"minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
@@ -49,7 +50,11 @@ class Counted(NamedTuple):
             "user": f"{begin.org}/{begin.user}",
             "key": begin.key_id,
         }
-        return owners[self.scope] == self.name and fnmatchcase(begin.model, self.model)
+        return owners[self.scope] == self.name and self.covers(begin.model)
+
+    def covers(self, model: str) -> bool:
+        """Whether calls of that model count there."""
+        return fnmatchcase(model, self.model)
 
 
 class Spent(NamedTuple):
@@ -60,16 +65,17 @@ class Spent(NamedTuple):
 
 
 def spent(counted: Counted, call: JournaledCall) -> Spent:
-    """Ended calls at what they used, interrupted ones at their last hold."""
+    """Ended calls at what all of their attempts used, interrupted ones at their last hold.
+
+    A request counts once, whichever models it was moved to.
+    """
     begin, end = call.begin, call.end
     if counted.kind == "requests":
-        return Spent(begin.at_ms, 1)
+        return Spent(begin.at_ms, int(not any(map(counted.covers, begin.instead_of))))
     at_ms = begin.at_ms if end is None else end.at_ms
     if counted.kind == "tokens":
-        usage = None if end is None else end.usage
-        tokens = call.hold[0] if usage is None else usage.prompt_tokens + usage.output_tokens
-        return Spent(at_ms, tokens)
-    return Spent(at_ms, call.hold[1] if end is None else end.cost_nano_usd or 0)
+        return Spent(at_ms, call.hold[0] if end is None else tokens_of(end))
+    return Spent(at_ms, call.hold[1] if end is None else cost_of(end))
 
 
 def used(view: View) -> int:

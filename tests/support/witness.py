@@ -44,6 +44,7 @@ _PLAIN = (
     b'{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"far","choices":[{"index":'
     b'0,"message":{"role":"assistant","content":"%b"},"finish_reason":"stop"}]%b}'
 )
+_REFUSAL = b'{"error":{"message":"as you asked","code":null}}'
 _DONE = b"data: [DONE]\n\n"
 _WORD = b"word "
 
@@ -55,7 +56,7 @@ class Sight(msgspec.Struct):
     times: int = 0
     """How often it came; a router may try again."""
     prompt: int = 0
-    """Tokens billed."""
+    """Tokens billed, for all of its attempts together."""
     output: int = 0
     reported: bool = False
     """The tokens billed were told to the other end."""
@@ -98,6 +99,7 @@ class _Answer:
         self.words = int(words)
         self.prompt = sum(len(message.content.split()) for message in call.messages)
         self.sight = sight
+        self.billed = (0, 0)
         self.call = call
         self.reader = reader
         self.writer = writer
@@ -114,7 +116,9 @@ class _Answer:
             self.writer.transport.abort()
             return False
         if self.fault.isdigit():
-            self._respond(int(self.fault), b'{"error":{"message":"as you asked","code":null}}')
+            # Else a router may let all calls wait after a 429, also those that are to be answered.
+            wait = b"retry-after: 0\r\n" if self.fault == "429" else b""
+            self._respond(int(self.fault), _REFUSAL, more=wait)
             return True
         if self.call.stream:
             return await self._stream()
@@ -151,7 +155,7 @@ class _Answer:
         while left:
             now = min(PIECE, left)
             self._chunk(event * now)
-            self._bill(self.sight.output + now)
+            self._bill(self.billed[1] + now)
             left -= now
             await asyncio.sleep(now * TOKEN_S)
         if ends_early:
@@ -167,7 +171,10 @@ class _Answer:
         return True
 
     def _bill(self, output: int) -> None:
-        self.sight.prompt, self.sight.output = self.prompt, output
+        """This attempt costs so much by now, beside what others of the same call cost."""
+        before, self.billed = self.billed, (self.prompt, output)
+        self.sight.prompt += self.prompt - before[0]
+        self.sight.output += output - before[1]
 
     def _usage(self) -> bytes:
         return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (
@@ -183,9 +190,11 @@ class _Answer:
             raise ConnectionResetError
         self.writer.write(data)
 
-    def _respond(self, status: int, body: bytes, promised: int | None = None) -> None:
+    def _respond(
+        self, status: int, body: bytes, promised: int | None = None, more: bytes = b""
+    ) -> None:
         length = len(body) if promised is None else promised
-        head = b"HTTP/1.1 %d Said\r\ncontent-type: application/json\r\n" % status
+        head = b"HTTP/1.1 %d Said\r\ncontent-type: application/json\r\n%b" % (status, more)
         self._write(head + b"content-length: %d\r\n\r\n%b" % (length, body))
 
     async def _nothing_more(self) -> None:

@@ -9,6 +9,8 @@ by the model's name or the header `x-demo`. It listens on a socket that it inher
     chat, completions, embeddings, responses      a request to its answer
     saying        what the pretended model says; tokens, schemas and usage serve it
     faults        how an answer is spoiled
+    refusals      the errors it can be asked for
+    turns         which of many calls a fault strikes
     delivery      at what pace it leaves, and never faster than the client reads
     counters      what has arrived here, for tests that prove what has not
     exchange, server    these together, as an application of `http1`

@@ -23,6 +23,7 @@ from llmrouter.daemon.demo.directives import Directives
 from llmrouter.daemon.demo.saying import ANY_OBJECT, Ending, Function, Prompt, Saying, say
 from llmrouter.daemon.demo.shapes import (
     CHOICES_MAX,
+    PREFILLED,
     Answer,
     BadRequest,
     Content,
@@ -89,11 +90,14 @@ class ChatRequest(msgspec.Struct, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
 
     def answer(self, stamp: Stamp, directives: Directives) -> Answer:
+        if directives.prefill and self.messages[-1].role == "assistant":
+            raise BadRequest(PREFILLED)
         prompt = self._prompt()
         sayings = [say(prompt, directives, choice) for choice in range(self.n or 1)]
         usage = usage_of(prompt.tokens, sayings, directives)
         if self.stream:
-            return Answer(events=self._events(stamp, sayings, usage))
+            events = self._events(stamp, sayings, usage)
+            return Answer(events=events, announced=len(sayings))
         completion = Completion(
             id=stamp.id("chatcmpl-"),
             created=stamp.created_at_s,

@@ -17,6 +17,7 @@ HEADER = b"x-demo"
 TOKENS_MAX = 1_000_000
 BYTES_MAX = 64 * 1024 * 1024
 SECONDS_MAX = 3_600
+SLOW_S = 2.0
 
 _FORM = re.compile(r"([a-z]+(?:-[a-z]+)*)(?:[=-](\d{1,9}(?:\.\d{1,6})?))?")
 _SHOWN_CHARS_MAX = 60
@@ -32,12 +33,21 @@ class Directives(msgspec.Struct, frozen=True, kw_only=True):
     reasoning: int = 0
     cached: int = 0
     error: int | None = None
+    throttle: int | None = None
     flap: int = 0
+    blink: float = 0.0
+    fail_rate: int = 0
+    stall_rate: int = 0
     context_length: bool = False
+    content_refused: bool = False
     content_filter: bool = False
+    prefill: bool = False
     cut: int | None = None
+    role_cut: bool = False
     stall: int | None = None
     malformed: int | None = None
+    error_event: int | None = None
+    ping: int = 0
     reset: bool = False
     silent: bool = False
     no_done: bool = False
@@ -86,11 +96,17 @@ def _switch(name: str, meaning: str) -> Directive:
 
 
 def _event(name: str, meaning: str) -> Directive:
-    return Directive(name, name, int, 5, 0, TOKENS_MAX, meaning)
+    return Directive(name, name.replace("-", "_"), int, 5, 0, TOKENS_MAX, meaning)
+
+
+def _rate(name: str, meaning: str) -> Directive:
+    return Directive(name, name.replace("-", "_"), int, 5, 1, 100, meaning)
 
 
 TABLE: tuple[Directive, ...] = (
-    Directive("slow", "slow", float, 2.0, 0, SECONDS_MAX, "the first byte comes after N seconds"),
+    Directive(
+        "slow", "slow", float, SLOW_S, 0, SECONDS_MAX, "the first byte comes after N seconds"
+    ),
     Directive("gap", "gap", float, 20.0, 0, 60_000, "N milliseconds between two events"),
     Directive("pace", "gap", float, 20.0, 0, 60_000, "the same as gap"),
     Directive("tokens", "tokens", int, 2_000, 1, TOKENS_MAX, "the text has exactly N tokens"),
@@ -100,12 +116,21 @@ TABLE: tuple[Directive, ...] = (
     Directive("reasoning", "reasoning", int, 32, 1, TOKENS_MAX, "N reasoning tokens come on top"),
     Directive("cached", "cached", int, 16, 1, 10**9, "up to N tokens of the prompt were cached"),
     Directive("error", "error", int, 500, 400, 599, "status N; 429 and 503 with retry-after: 1"),
+    Directive("throttle", "throttle", int, 2, 0, SECONDS_MAX, "status 429, retry-after: N"),
     Directive("flap", "flap", int, 2, 1, 1_000_000, "status 503, but for every Nth such call"),
+    Directive("blink", "blink", float, 2.0, 0.01, SECONDS_MAX, "status 503 every other N seconds"),
+    _rate("fail-rate", "status 500 for N % of such calls"),
+    _rate("stall-rate", "only N % of such calls are slow (slow=N, 2 seconds)"),
     _switch("context-length", "status 400, code context_length_exceeded"),
+    _switch("content-refused", "status 400, code content_filter"),
     _switch("content-filter", "the text ends half-way with finish reason content_filter"),
+    _switch("prefill", "status 400 if the last message is the assistant's"),
     _event("cut", "closed after N events; plain: after half of the body"),
+    _switch("role-cut", "closed after what announces the answer, before its text; plain: as cut"),
     _event("stall", "nothing more after N events, but open; plain: after half of the body"),
     _event("malformed", "the event after N is broken JSON; plain: the second half is missing"),
+    _event("error-event", "the event after N is an error and the last; plain: the body is one"),
+    Directive("ping", "ping", int, 3, 1, TOKENS_MAX, "N comments come before the first event"),
     _switch("reset", "the connection is reset before any answer"),
     _switch("silent", "no answer at all"),
     _switch("no-done", "a stream ends properly, but without its last event"),

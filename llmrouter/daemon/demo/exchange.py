@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
+from itertools import chain
 
 from llmrouter.daemon.demo import answers, faults
 from llmrouter.daemon.demo.counters import Counters, Last, last_of
@@ -10,11 +11,14 @@ from llmrouter.daemon.demo.delivery import BATCH, Delivery
 from llmrouter.daemon.demo.directives import (
     HEADER,
     NONE,
+    SLOW_S,
     DirectiveError,
     Directives,
     read_directives,
 )
+from llmrouter.daemon.demo.refusals import Refusal, refusal
 from llmrouter.daemon.demo.shapes import Answer, BadRequest, Stamp
+from llmrouter.daemon.demo.turns import Turns
 from llmrouter.http1.downstream import ServerConnection
 from llmrouter.http1.request import Request
 
@@ -23,7 +27,6 @@ EVENTS = b"text/event-stream; charset=utf-8"
 HTML = b"text/html; charset=utf-8"
 
 _PAGE = b"<!doctype html><title>demo</title><h1>This is not JSON</h1>\n"
-_RETRY_LATER = b"retry-after: 1\r\n"
 _KEEP_ALIVE = b"connection: keep-alive\r\n"
 _OK_HEADS = {
     content_type: b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\n" % content_type
@@ -39,8 +42,7 @@ class Shared:
         self.counters = counters
         self.wall = wall
         self.last: Last | None = None
-        self.flaps = 0
-        """Calls that asked to fail but for every Nth."""
+        self.turns = Turns()
 
 
 class SaidExchange:
@@ -95,16 +97,17 @@ class CallExchange:
             directives = read_directives(asked.model, request.headers.get(HEADER))
             answer = answers.answer(asked, stamp, directives)
         except DirectiveError as error:
-            self._refuse(400, str(error), code="unknown_directive", param="model")
+            self._refuse(Refusal(400, str(error), code="unknown_directive", param="model"))
         except BadRequest as error:
-            self._refuse(400, str(error))
+            self._refuse(Refusal(400, str(error)))
         else:
             await self._give(answer, directives)
 
     async def _give(self, answer: Answer, directives: Directives) -> None:
         if directives is not NONE:
-            if directives.slow:
-                await asyncio.sleep(directives.slow)
+            directives = faults.settled(directives, answer)
+            if slow_s := self._slow_s(directives):
+                await asyncio.sleep(slow_s)
             if directives.silent:
                 await self._nothing_more()
             if self._fails(directives):
@@ -113,19 +116,22 @@ class CallExchange:
             await self._give_body(faults.body_of(answer, directives), directives)
         else:
             events = self._counted(faults.events_of(answer, directives))
-            await self._give_events(events, directives)
+            await self._give_events(chain(faults.pings(directives), events), directives)
+
+    def _slow_s(self, directives: Directives) -> float:
+        if not directives.stall_rate:
+            return directives.slow
+        if not self._shared.turns.stalls(directives.stall_rate):
+            return 0
+        return directives.slow or SLOW_S
 
     def _fails(self, directives: Directives) -> bool:
         """Give an answer that is none, if one is asked for."""
+        shared = self._shared
         if directives.reset:
             self._connection.abort()
-        elif directives.context_length:
-            message = "the demo was asked to find that the prompt is longer than its context"
-            self._refuse(400, message, code="context_length_exceeded", param="messages")
-        elif directives.flap and self._flaps(directives.flap):
-            self._refuse(503, "the demo was asked to flap; try again")
-        elif directives.error is not None:
-            self._refuse(directives.error, f"the demo was asked for status {directives.error}")
+        elif (refused := refusal(directives, shared.turns, shared.wall())) is not None:
+            self._refuse(refused)
         elif directives.empty:
             self._respond(_OK_HEADS[JSON], b"", directives)
         elif directives.not_json:
@@ -134,15 +140,11 @@ class CallExchange:
             return False
         return True
 
-    def _flaps(self, period: int) -> bool:
-        self._shared.flaps += 1
-        return self._shared.flaps % period != 0
-
-    def _refuse(
-        self, status: int, message: str, *, code: str | None = None, param: str | None = None
-    ) -> None:
-        body = answers.error_body(status, message, code=code, param=param)
-        self._connection.respond(head_of(status) + self._id_header(), body)
+    def _refuse(self, refused: Refusal) -> None:
+        status = refused.status
+        body = answers.error_body(status, refused.message, code=refused.code, param=refused.param)
+        head = head_of(status, refused.retry_after_s)
+        self._connection.respond(head + self._id_header(), body)
 
     async def _give_body(self, body: bytes, directives: Directives) -> None:
         if not faults.breaks_framing(directives):
@@ -213,9 +215,9 @@ class CallExchange:
             self._request.keep_alive = False
 
 
-def head_of(status: int) -> bytes:
+def head_of(status: int, retry_after_s: int = 1) -> bytes:
     """Status line and headers of a JSON answer."""
-    retry = _RETRY_LATER if status in (429, 503) else b""
+    retry = b"retry-after: %d\r\n" % retry_after_s if status in (429, 503) else b""
     return b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\n%b" % (
         status,
         _reason(status),

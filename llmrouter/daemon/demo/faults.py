@@ -1,14 +1,15 @@
 """How an answer is spoiled on its way: which bytes leave, under which framing, and how it ends."""
 
-from collections.abc import Iterator
-from itertools import chain, islice
+from collections.abc import Callable, Iterator
+from itertools import chain, islice, repeat
 
 import msgspec
 
 from llmrouter.daemon.demo.directives import Directives
-from llmrouter.daemon.demo.shapes import Answer
+from llmrouter.daemon.demo.shapes import ERROR, Answer, encode
 
 _CHUNKED = b"transfer-encoding: chunked\r\n"
+_PING = b": ping\n\n"
 _LAST_CHUNK = b"0\r\n\r\n"
 _BEGUN_CHUNK = b"1"
 """The size of a chunk that never comes: so the head leaves even where no event does."""
@@ -34,15 +35,30 @@ def events_of(answer: Answer, directives: Directives) -> Iterator[bytes]:
     events = answer.events
     if directives.malformed is not None:
         events = _garbled(events, directives.malformed)
+    if directives.error_event is not None:
+        events = chain(islice(events, directives.error_event), _made(answer.failure))
     end = _end(directives)
     if end is not None:
         return islice(events, end)
-    return events if directives.no_done else chain(events, _last(answer))
+    has_last = not directives.no_done and directives.error_event is None
+    return chain(events, _made(answer.last)) if has_last else events
+
+
+def settled(directives: Directives, answer: Answer) -> Directives:
+    """Say in events of this answer where it is cut."""
+    if not directives.role_cut:
+        return directives
+    return msgspec.structs.replace(directives, cut=answer.announced)
+
+
+def pings(directives: Directives) -> Iterator[bytes]:
+    """Give the comments that come before all events."""
+    return repeat(_PING, directives.ping)
 
 
 def body_of(answer: Answer, directives: Directives) -> bytes:
     """Give the body that a plain answer has; one that is cut is so elsewhere."""
-    body = answer.body
+    body = answer.body if directives.error_event is None else encode(ERROR)
     return body if directives.malformed is None else body[: len(body) // 2]
 
 
@@ -79,9 +95,9 @@ def _garbled(events: Iterator[bytes], sound: int) -> Iterator[bytes]:
         yield event if at != sound else event[: len(event) // 2].rstrip() + b"\n\n"
 
 
-def _last(answer: Answer) -> Iterator[bytes]:
+def _made(event: Callable[[], bytes]) -> Iterator[bytes]:
     # Made only when it is its turn: it may carry the number of events before it.
-    yield answer.last()
+    yield event()
 
 
 def _chunk(event: bytes) -> bytes:

@@ -98,6 +98,8 @@ class Event(msgspec.Struct, kw_only=True):
     name: str | UnsetType = UNSET
     arguments: str | UnsetType = UNSET
     logprobs: tuple[()] | UnsetType = UNSET
+    code: str | UnsetType = UNSET
+    message: str | UnsetType = UNSET
     sequence_number: int = 0
 
 

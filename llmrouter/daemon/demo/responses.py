@@ -20,6 +20,8 @@ from llmrouter.daemon.demo.response_shapes import (
 )
 from llmrouter.daemon.demo.saying import ANY_OBJECT, Ending, Function, Prompt, Saying, say
 from llmrouter.daemon.demo.shapes import (
+    FAILURE,
+    PREFILLED,
     Answer,
     BadRequest,
     Content,
@@ -31,6 +33,10 @@ from llmrouter.daemon.demo.shapes import (
 from llmrouter.daemon.demo.usage import response_usage_of
 
 _REASONS = {Ending.LENGTH: "max_output_tokens", Ending.FILTERED: "content_filter"}
+_ANNOUNCED_CALL = 3
+"""The response, its progress and its item are announced before what a call says."""
+_ANNOUNCED_TEXT = 4
+"""And for a text, its part."""
 _TEXT = msgspec.Raw(b'{"format":{"type":"text"},"verbosity":"medium"}')
 _AUTO = msgspec.Raw(b'"auto"')
 
@@ -84,6 +90,8 @@ class ResponseRequest(msgspec.Struct, kw_only=True):
     top_p: float | None = None
 
     def answer(self, stamp: Stamp, directives: Directives) -> Answer:
+        if directives.prefill and self._last_role() == "assistant":
+            raise BadRequest(PREFILLED)
         prompt = self._prompt()
         saying = say(prompt, directives)
         item = _item(saying, stamp, _status(saying))
@@ -99,8 +107,16 @@ class ResponseRequest(msgspec.Struct, kw_only=True):
             return Answer(encode(ended))
         numbered = Numbered()
         last = Event(type=f"response.{ended.status}", response=ended)
-        events = self._events(stamp, saying, item)
-        return Answer(events=map(numbered.write, events), last=lambda: numbered.write(last))
+        failure = Event(type="error", code="server_error", message=FAILURE)
+        return Answer(
+            events=map(numbered.write, self._events(stamp, saying, item)),
+            last=lambda: numbered.write(last),
+            failure=lambda: numbered.write(failure),
+            announced=_ANNOUNCED_CALL if isinstance(item, FunctionCall) else _ANNOUNCED_TEXT,
+        )
+
+    def _last_role(self) -> str | None:
+        return self.input[-1].role if isinstance(self.input, list) and self.input else None
 
     def _prompt(self) -> Prompt:
         asked = self.input if isinstance(self.input, list) else [_said(self.input)]

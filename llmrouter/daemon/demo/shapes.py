@@ -11,6 +11,9 @@ from llmrouter.daemon.demo.directives import Directives
 CHOICES_MAX = 128
 
 DONE = b"data: [DONE]\n\n"
+PREFILLED = "the demo was asked to refuse a last message that is the assistant's"
+FAILURE = "the demo was asked to fail here"
+ERROR = {"error": {"message": FAILURE, "type": "server_error", "code": "server_error"}}
 _PICTURES = ("image_url", "input_image")
 encode = msgspec.json.Encoder().encode
 
@@ -33,6 +36,10 @@ class Answer(msgspec.Struct, frozen=True):
     events: Iterator[bytes] | None = None
     last: Callable[[], bytes] = lambda: DONE
     """Makes the event without which a stream is not whole, once all others are made."""
+    failure: Callable[[], bytes] = lambda: _FAILED
+    """Makes the event that says, in place of another, that there will be no more."""
+    announced: int = 0
+    """How many events of a stream come before the first of what is said."""
 
 
 class Asked(Protocol):
@@ -96,6 +103,9 @@ def stops_of(stop: str | list[str] | None) -> tuple[str, ...]:
 def event(value: Any) -> bytes:
     """One event of a stream."""
     return b"data: %b\n\n" % encode(value)
+
+
+_FAILED: bytes = event(ERROR)
 
 
 def interleaved(streams: list[Iterator[bytes]]) -> Iterator[bytes]:

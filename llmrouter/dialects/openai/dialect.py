@@ -4,9 +4,18 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from llmrouter.contracts.call import Call, Operation, Usage
+from llmrouter.contracts.call import Call, Objection, Operation, Usage
 from llmrouter.contracts.dialect import Dialect, StreamTap
-from llmrouter.dialects.openai import answer, prompt, refusal, request
+from llmrouter.dialects.openai import (
+    answer,
+    conversation,
+    objection,
+    opening,
+    prompt,
+    refusal,
+    request,
+    taps,
+)
 from llmrouter.errors import RouterError
 
 _encode = msgspec.json.Encoder().encode
@@ -86,10 +95,22 @@ class OpenAI:
     def read_usage_tail(self, tail: bytes) -> Usage | None:
         return answer.read_usage_tail(tail)
 
+    def opens(self, operation: Operation, events: bytes) -> bool:
+        return opening.opens(operation, events)
+
+    def objection(self, body: bytes) -> Objection | None:
+        return objection.objection(body)
+
+    def is_filtered(self, body: bytes) -> bool:
+        return objection.is_filtered(body)
+
+    def conversation(self, call: Call) -> bytes:
+        return conversation.conversation(call)
+
     def tap(self, call: Call) -> StreamTap:
         if call.operation is Operation.RESPONSE:
-            return answer.ResponseTap(call)
-        return answer.CompletionTap(call)
+            return taps.ResponseTap(call)
+        return taps.CompletionTap(call)
 
     def error_body(self, error: RouterError, request_id: str) -> bytes:
         return refusal.error_body(error, request_id)

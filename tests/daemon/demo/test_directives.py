@@ -1,4 +1,5 @@
 import contextlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,8 @@ from llmrouter.daemon.demo.directives import (
     Directives,
     read_directives,
 )
+
+README = (Path(__file__).parents[3] / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,13 @@ from llmrouter.daemon.demo.directives import (
         ("demo-keepalive-close", Directives(keepalive_close=True)),
         ("demo-reasoning=3,cached=4", Directives(reasoning=3, cached=4)),
         ("demo-flap", Directives(flap=2)),
+        ("demo-throttle=30", Directives(throttle=30)),
+        ("demo-blink=0.5", Directives(blink=0.5)),
+        ("demo-stall-rate=5,slow=1.5", Directives(stall_rate=5, slow=1.5)),
+        ("demo-fail-rate-20", Directives(fail_rate=20)),
+        ("demo-role-cut", Directives(role_cut=True)),
+        ("demo-error-event=0", Directives(error_event=0)),
+        ("demo-ping=2,gap", Directives(ping=2, gap=20.0)),
     ],
 )
 def test_a_name_behind_the_prefix_is_a_directive(model: str, expected: Directives) -> None:
@@ -68,6 +78,8 @@ def test_the_header_counts_alone() -> None:
         ("tokens=0", "'tokens=0': the number must be from 1 to 1e+06"),
         ("tokens=1.5", "'tokens=1.5': the number must be whole"),
         ("slow=3601", "'slow=3601': the number must be from 0 to 3600"),
+        ("fail-rate=101", "'fail-rate=101': the number must be from 1 to 100"),
+        ("blink=0", "'blink=0': the number must be from 0.01 to 3600"),
         ("reset=1", "the directive 'reset' takes no number; leave it out"),
     ],
 )
@@ -92,6 +104,14 @@ def test_every_directive_changes_something_by_its_name_alone(directive: Directiv
 
     assert getattr(asked, directive.field) != getattr(NONE, directive.field)
     assert directive.meaning
+
+
+@pytest.mark.parametrize("directive", TABLE, ids=lambda directive: directive.name)
+def test_readme_has_every_directive(directive: Directive) -> None:
+    name = directive.name if directive.kind is None else f"{directive.name}=N"
+    default = "" if directive.kind is None else str(directive.default).removesuffix(".0")
+
+    assert f"| `{name}` | {default} | {directive.meaning} |\n" in README
 
 
 def test_every_field_has_a_directive() -> None:

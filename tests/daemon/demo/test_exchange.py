@@ -141,6 +141,60 @@ async def test_a_flapping_model_answers_every_nth_call() -> None:
         assert [(await connection.response()).status for _ in range(6)] == [503, 503, 200] * 2
 
 
+async def test_a_throttled_call_is_told_when_to_come_again() -> None:
+    async with client() as connection:
+        await connection.send(chat("demo-throttle=30"))
+        response = await connection.response()
+
+    assert (response.status, response.headers[b"retry-after"]) == (429, b"30")
+    assert decoded(response.body)["error"]["code"] == "rate_limit_exceeded"
+
+
+async def test_a_prompt_may_be_refused_for_what_it_says() -> None:
+    async with client() as connection:
+        await connection.send(chat("demo-content-refused"))
+        response = await connection.response()
+
+    assert response.status == 400
+    assert decoded(response.body)["error"]["code"] == "content_filter"
+
+
+async def test_some_calls_fail_and_the_others_do_not() -> None:
+    async with client() as connection:
+        await connection.send(chat("demo-fail-rate=25") * 8)
+        statuses = [(await connection.response()).status for _ in range(8)]
+
+    assert statuses == [200, 200, 200, 500] * 2
+
+
+async def test_some_calls_are_slow_and_the_others_are_not() -> None:
+    async with running() as demo:
+        async with connected(demo.address) as connection:
+            await connection.send(chat("demo-stall-rate=50,slow=3600") * 2)
+            assert said((await connection.response()).body) == TEXT
+            await until(lambda: demo.counters.open == 1, "the second call is not given")
+            await asyncio.sleep(0)
+            assert demo.counters.open == 1
+        await gone(demo)
+
+    assert (demo.counters.plain, demo.counters.cancelled) == (2, 1)
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/responses"])
+async def test_a_prefilled_answer_may_be_refused(path: str) -> None:
+    asked = {"role": "user", "content": "hello"}
+    begun = {"role": "assistant", "content": "Well,"}
+    statuses = []
+    async with client() as connection:
+        for messages in ([asked], [asked, begun], [asked, begun, asked]):
+            name = "messages" if path == CHAT else "input"
+            body = msgspec.json.encode({"model": "demo-prefill", name: messages})
+            await connection.send(request("POST", path, body))
+            statuses.append((await connection.response()).status)
+
+    assert statuses == [200, 400, 200]
+
+
 async def test_an_unknown_directive_is_refused_with_those_there_are() -> None:
     async with client() as connection:
         await connection.send(chat("demo-nope"))
@@ -182,6 +236,51 @@ async def test_a_cut_stream_has_some_events_and_no_end(events: int) -> None:
     assert b"transfer-encoding: chunked\r\n" in received
     assert received.count(EVENT_END) == events
     assert not received.endswith(b"0\r\n\r\n")
+
+
+ANNOUNCED: dict[str, tuple[dict[str, Any], int]] = {
+    CHAT: ({"messages": [{"role": "user", "content": "hello"}]}, 1),
+    "/v1/completions": ({"prompt": "hello"}, 0),
+    "/v1/responses": ({"input": "hello"}, 4),
+}
+
+
+@pytest.mark.parametrize("path", ANNOUNCED)
+async def test_a_stream_may_break_off_before_any_text(path: str) -> None:
+    members, events = ANNOUNCED[path]
+    body = msgspec.json.encode({"model": "demo-role-cut", "stream": True, **members})
+    async with client() as connection:
+        await connection.send(request("POST", path, body))
+        received = await connection.read_all()
+
+    assert connection.ending is Ending.CLOSED
+    assert received.count(EVENT_END) == events
+    assert TEXT[:4].encode() not in received
+    assert not received.endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("path", ANNOUNCED)
+async def test_an_event_may_be_an_error_and_is_the_last(path: str) -> None:
+    members, _ = ANNOUNCED[path]
+    body = msgspec.json.encode({"model": "demo-error-event=2", "stream": True, **members})
+    async with client() as connection:
+        await connection.send(request("POST", path, body))
+        response = await connection.response()
+
+    assert response.whole
+    events = data(response.body)
+    assert len(events) == 3
+    assert "asked to fail here" in str(events[-1])
+
+
+async def test_comments_may_come_first() -> None:
+    async with client() as connection:
+        await connection.send(chat("demo-ping=2,cut=1", stream=True))
+        received = await connection.read_all()
+
+    assert received.count(b": ping\n\n") == 2
+    assert received.index(b": ping") < received.index(b"data: ")
+    assert received.count(EVENT_END) == 3
 
 
 async def test_a_cut_body_is_half_of_what_was_promised() -> None:

@@ -5,13 +5,16 @@ from llmrouter.daemon.demo.faults import (
     body_of,
     breaks_framing,
     events_of,
+    pings,
+    settled,
     spoiled_body,
     spoiled_stream,
 )
-from llmrouter.daemon.demo.shapes import Answer
+from llmrouter.daemon.demo.shapes import ERROR, Answer, encode
 
 EVENTS = [b'data: {"n":%d}\n\n' % number for number in range(9)]
 LAST = b"data: [DONE]\n\n"
+FAILED = b"data: %b\n\n" % encode(ERROR)
 
 
 def stream(directives: Directives) -> list[bytes]:
@@ -28,6 +31,11 @@ def stream(directives: Directives) -> list[bytes]:
         (Directives(stall=3), EVENTS[:3]),
         (Directives(cut=100), EVENTS),
         (Directives(cut=2, stall=4), EVENTS[:2]),
+        (Directives(error_event=0), [FAILED]),
+        (Directives(error_event=3), [*EVENTS[:3], FAILED]),
+        (Directives(error_event=100), [*EVENTS, FAILED]),
+        (Directives(error_event=2, cut=2), EVENTS[:2]),
+        (Directives(error_event=2, no_done=True), [*EVENTS[:2], FAILED]),
         (Directives(drip=True), [*EVENTS, LAST]),
     ],
 )
@@ -55,6 +63,24 @@ def test_what_comes_after_a_cut_is_never_made() -> None:
 def test_a_malformed_body_lacks_its_second_half() -> None:
     assert body_of(Answer(b"12345678"), Directives(malformed=5)) == b"1234"
     assert body_of(Answer(b"12345678"), NONE) == b"12345678"
+
+
+def test_a_body_may_be_an_error() -> None:
+    assert body_of(Answer(b"12345678"), Directives(error_event=5)) == encode(ERROR)
+
+
+def test_where_the_text_begins_the_answer_knows() -> None:
+    answer = Answer(events=iter(EVENTS), announced=2)
+
+    assert settled(Directives(role_cut=True, gap=1.0), answer) == Directives(
+        role_cut=True, gap=1.0, cut=2
+    )
+    assert settled(NONE, answer) is NONE
+
+
+def test_pings_are_comments() -> None:
+    assert list(pings(Directives(ping=2))) == [b": ping\n\n"] * 2
+    assert list(pings(NONE)) == []
 
 
 @pytest.mark.parametrize(

@@ -284,3 +284,56 @@ def test_recorded_streams_that_broke_are_not_complete() -> None:
         tap = dialect.tap(call(Operation.CHAT))
         tap.feed(exchange.answer)
         assert not tap.complete
+
+
+HELD_EVENTS_MAX = {Operation.CHAT: 2, Operation.COMPLETION: 0, Operation.RESPONSE: 4}
+"""What the recorded servers send before the first of an answer, comments aside."""
+
+
+def test_every_recorded_stream_opens_soon() -> None:
+    """Only announcements are held back, and at the most so many."""
+    held = dict.fromkeys(HELD_EVENTS_MAX, 0)
+    for operation, exchange in answered(stream=True):
+        events = [event for event, document in documents(exchange.answer) if document]
+        opening = next(at for at, one in enumerate(events) if dialect.opens(operation, one))
+        held[operation] = max(held[operation], opening)
+
+        assert not dialect.opens(operation, b"".join(events[:opening])), exchange.file
+        assert dialect.opens(operation, exchange.answer), exchange.file
+    assert held == HELD_EVENTS_MAX
+
+
+def test_no_recorded_refusal_is_taken_for_one_that_another_model_may_accept() -> None:
+    """None of them is about the length of a prompt or a filter, whatever their words are."""
+    refusals = [exchange for _, exchange in recorded() if exchange.status >= 400]
+    assert len(refusals) > 10
+    assert not any(dialect.objection(exchange.answer) for exchange in refusals)
+
+
+def test_every_recorded_answer_that_was_filtered_says_so() -> None:
+    filtered = [one for _, one in answered(stream=False) if dialect.is_filtered(one.answer)]
+    for _, exchange in answered(stream=False):
+        document = parse(exchange.answer.decode())
+        choices = document.get("choices") or []
+        reasons = [choice.get("finish_reason") for choice in choices]
+        reasons.append((document.get("incomplete_details") or {}).get("reason"))
+
+        assert (exchange in filtered) is ("content_filter" in reasons), exchange.file
+
+
+def test_the_turns_of_a_recorded_conversation_are_one_conversation() -> None:
+    """A call whose messages go on from another's belongs to it."""
+    begun: dict[str, bytes] = {}
+    continued = 0
+    for operation, exchange in calls():
+        if operation is not Operation.CHAT or not exchange.request:
+            continue
+        messages = parse(exchange.request.decode())["messages"]
+        named = dialect.conversation(dialect.read_call(operation, exchange.request))
+        for end in range(1, len(messages)):
+            if (first := begun.get(str(messages[:end]))) is not None:
+                assert named == first, exchange.file
+                continued += 1
+        if any(message["role"] == "user" for message in messages):
+            begun[str(messages)] = named
+    assert continued > 20

@@ -3,7 +3,7 @@ import pytest
 
 from llmrouter.contracts.call import Operation
 from llmrouter.dialects.openai import OpenAI
-from llmrouter.dialects.openai.answer import CompletionTap, ResponseTap
+from llmrouter.dialects.openai.taps import CompletionTap, ResponseTap
 from llmrouter.errors import UpstreamError
 from tests.dialects.openai.test_refusal import client
 from tests.dialects.recorded import call

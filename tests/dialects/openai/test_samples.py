@@ -1,8 +1,11 @@
 import shlex
 
 import msgspec
+import pytest
 
-from llmrouter.dialects.openai.samples import sample_calls
+from llmrouter.contracts.call import Operation
+from llmrouter.dialects.openai.request import read_call
+from llmrouter.dialects.openai.samples import sample_body, sample_calls
 
 CALLS = sample_calls("http://127.0.0.1:4000/v1", "sk-1", "gpt-4o")
 
@@ -21,3 +24,13 @@ def test_python_compiles_its_sample() -> None:
 
     compile(code, "sample", "exec")
     assert 'base_url="http://127.0.0.1:4000/v1", api_key="sk-1"' in code
+
+
+@pytest.mark.parametrize("operation", Operation)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_sample_body_is_a_call(operation: Operation, stream: bool) -> None:
+    call = read_call(operation, sample_body(operation, "gpt-4o", stream=stream))
+
+    assert (call.model, call.choices) == ("gpt-4o", 1)
+    assert call.stream is (stream and operation is not Operation.EMBEDDING)
+    assert len(call.members) == 2 + stream

@@ -1,0 +1,48 @@
+"""What the events of a stream carry: JSON, the end marker, nothing, or what nobody can read.
+
+Every event is looked at, and this is the hottest code there is. So a block is first taken for what
+nearly every one is: events with one line of JSON each, and nothing in it that matters here. One
+walk over its values tells that, and makes nothing of them. All else is looked at event by event.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from llmrouter.dialects.openai import lenient
+
+MALFORMED = "the upstream sent an event that is not whole JSON"
+
+_DONE = b"[DONE]"
+
+
+def are_plain(walk: Callable[[bytes], object], block: bytes) -> bool:
+    """Whether all data in the block is such as `walk` takes, one line for each event.
+
+    `walk` decodes, and raises where it meets what is to be looked at more closely.
+    """
+    has_data = False
+    try:
+        for line in block.splitlines():
+            if line.startswith(b"data:"):
+                if has_data:
+                    return False  # of several lines: only together they may be JSON
+                walk(line[5:])
+                has_data = True
+            elif not line:
+                has_data = False
+            elif line == b"data":
+                return False
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+def is_end(data: bytes) -> bool:
+    """Whether this is the end marker as SDKs see it: whatever follows it in the event."""
+    return data.startswith(_DONE)
+
+
+def is_malformed(data: bytes) -> bool:
+    """Whether this is neither the end marker nor JSON; empty data is no event, by the format."""
+    return bool(data) and not is_end(data) and not lenient.is_whole(data)

@@ -1,0 +1,129 @@
+"""Taps: they follow streamed answers, event by event.
+
+A stream of chat or plain completions ends with the event `[DONE]`; one of responses with
+`response.completed`, `.incomplete` or `.failed`. A stream without that end was cut, also where an
+error event is its last: the caller sees that event, and then that the answer is not whole.
+"""
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from llmrouter.contracts.call import Call, Usage
+from llmrouter.contracts.dialect import MalformedEvent
+from llmrouter.dialects.openai import events, lenient
+from llmrouter.dialects.openai.answer import read_usage
+from llmrouter.dialects.openai.usage import Counts, usage_of
+from llmrouter.http1 import sse
+
+_TERMINAL = frozenset({b'"response.completed"', b'"response.incomplete"', b'"response.failed"'})
+_NULL = msgspec.Raw(b"null")
+
+
+class _Chunk(msgspec.Struct):
+    usage: msgspec.Raw = _NULL
+    choices: msgspec.Raw = _NULL
+    error: msgspec.Raw = _NULL
+
+
+class _PlainChunk(msgspec.Struct):
+    """A chunk that only passes; with the option on, all but one say that their usage is null."""
+
+    usage: None = None
+
+
+class _ResponseEvent(msgspec.Struct):
+    type: msgspec.Raw = _NULL
+    response: _Chunk | None = None
+
+
+class _PlainResponseEvent(msgspec.Struct):
+    """An event that ends nothing."""
+
+    response: UnsetType = UNSET
+
+
+_chunk = msgspec.json.Decoder(_Chunk)
+_plain_chunk = msgspec.json.Decoder(_PlainChunk).decode
+_response_event = msgspec.json.Decoder(_ResponseEvent)
+_plain_response_event = msgspec.json.Decoder(_PlainResponseEvent).decode
+_counts = msgspec.json.Decoder(Counts | None)
+
+
+class CompletionTap:
+    """Follows a stream of chat or plain completions."""
+
+    __slots__ = ("_take_out_usage", "complete", "usage")
+
+    def __init__(self, call: Call) -> None:
+        self._take_out_usage = not call.wants_usage
+        self.usage: Usage | None = None
+        self.complete = False
+
+    def feed(self, block: bytes) -> bytes:
+        """Nothing but one walk over it for nearly every block."""
+        if events.are_plain(_plain_chunk, block):
+            return block
+        passed: list[bytes] = []
+        for event in sse.events(block):
+            data = sse.data_of(event) or b""
+            if not self.complete and events.is_malformed(data):
+                raise MalformedEvent(events.MALFORMED, sound=b"".join(passed))
+            if self._passes(data):
+                passed.append(event)
+        return b"".join(passed)
+
+    def _passes(self, data: bytes) -> bool:
+        """Note the end, or the usage; False if we alone asked for the event."""
+        if self.complete or events.is_end(data):
+            self.complete = True
+            return True
+        chunk = lenient.decode(_chunk, data) if data else None
+        if chunk is None or bytes(chunk.usage) == b"null":
+            return True
+        self.usage = _usage_in(chunk.usage) or self.usage
+        is_usage_only = _is_empty_list(chunk.choices) and bytes(chunk.error) == b"null"
+        return not (is_usage_only and self._take_out_usage)
+
+
+def _usage_in(raw: msgspec.Raw) -> Usage | None:
+    try:
+        return usage_of(_counts.decode(raw))
+    except msgspec.DecodeError:
+        return read_usage(b'{"usage":%b}' % bytes(raw))
+
+
+def _is_empty_list(raw: msgspec.Raw) -> bool:
+    text = bytes(raw)
+    return text.startswith(b"[") and not text[1:-1].strip()
+
+
+class ResponseTap:
+    """Follows a stream of the responses API: its end carries the usage."""
+
+    __slots__ = ("complete", "usage")
+
+    def __init__(self, call: Call) -> None:
+        del call  # every stream of this API tells its usage, and nothing is taken out
+        self.usage: Usage | None = None
+        self.complete = False
+
+    def feed(self, block: bytes) -> bytes:
+        """Look closely only where a response object passes, as it does at the end."""
+        if events.are_plain(_plain_response_event, block):
+            return block
+        at = 0
+        for event in sse.events(block):
+            data = sse.data_of(event) or b""
+            if not self.complete and events.is_malformed(data):
+                raise MalformedEvent(events.MALFORMED, sound=block[:at])
+            self._note(data)
+            at += len(event)
+        return block
+
+    def _note(self, data: bytes) -> None:
+        event = lenient.decode(_response_event, data) if data else None
+        if event is None or bytes(event.type) not in _TERMINAL:
+            return
+        self.complete = True
+        if event.response is not None:
+            self.usage = _usage_in(event.response.usage) or self.usage

@@ -1,0 +1,227 @@
+"""Places at an upstream: never more calls there than it may have, and none waits for nothing."""
+
+import asyncio
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmrouter.routing.routes import Policy
+from tests.support.gateway import At, Stage, error_of, limited, shown, staged
+from tests.support.interrupting import Interrupted, lose_clients
+from tests.support.leaks import Failures
+from tests.support.ledger import at_once, requests, tokens
+from tests.support.plays import BOTH, DONE, HALF, ROLE, Delay, delta, plain, refusing, streamed
+from tests.support.upstream import LAST_CHUNK, Cut, Play, Stall, Wait, chunk
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.asyncio
+
+NO_REPEATS = Policy(attempts_max=1, repeats_share=0.0)
+
+
+class Busy(asyncio.Event):
+    """Counts the plays that have come to a `Wait` for it and were not let go yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+
+    async def wait(self) -> Any:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await super().wait()
+        self.now -= 1
+        return True
+
+
+def waits(stage: Stage, count: int) -> bool:
+    """So many calls wait for a place."""
+    return stage.node.desk.waiting == count
+
+
+async def test_a_call_goes_to_the_deployment_that_has_a_place(tmp_path: Path) -> None:
+    """That is no repeat: nothing was sent to the full one."""
+    busy = Busy()
+    async with staged(
+        tmp_path,
+        [Wait(busy), plain("first")],
+        others={"up2": [[plain()]]},
+        routes={"gpt": BOTH},
+        policies={"gpt": NO_REPEATS},
+        strategy="ordered",
+        concurrent={"up": 1},
+    ) as stage:
+        before = stage.begin(stage.chat())
+        await stage.asked(1)
+        for _ in range(30):
+            response = await stage.ask(stage.chat())
+            assert response.headers[b"x-llmrouter-deployment"] == b"up2/gpt"
+        busy.set()
+        assert (await before).headers[b"x-llmrouter-deployment"] == b"up/gpt"
+        assert {call.end and call.end.attempts for call in await stage.calls(31)} == {1}
+        assert (await stage.ask(stage.chat())).headers[b"x-llmrouter-deployment"] == b"up/gpt"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_where_there_is_no_other_calls_wait_for_their_turn(
+    tmp_path: Path, stream: bool
+) -> None:
+    busy = Busy()
+    said = streamed("first") if stream else plain("first")
+    async with staged(
+        tmp_path, [Wait(busy), said], routes={"gpt": At("up")}, concurrent={"up": 2}
+    ) as stage:
+        waiting = []
+        for number in range(6):
+            message = stage.chat(stream=stream, seed=number)
+            waiting.append(stage.begin(message))
+            asks = min(number + 1, 2)
+            await stage.asked(asks)
+            await until(partial(waits, stage, max(0, number - 1)), "none waits")
+        busy.set()
+        assert [(await one).status for one in waiting] == [200] * 6
+        assert busy.most == 2
+        seeds = [seen.body.partition(b'"seed":')[2][:1] for seen in stage.upstream.seen]
+        assert sorted(seeds[:2]) == [b"0", b"1"]
+        assert seeds[2:] == [b"2", b"3", b"4", b"5"]
+
+
+async def test_who_waits_too_long_for_a_place_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.support.gateway.PLACE_WAIT_MS", 60)
+    busy = Busy()
+    async with staged(
+        tmp_path, [Wait(busy), plain("first")], routes={"gpt": At("up")}, concurrent={"up": 1}
+    ) as stage:
+        before = stage.begin(stage.chat())
+        await stage.asked(1)
+        began = stage.now()
+        response = await stage.ask(stage.chat())
+        assert stage.now() - began >= 0.055
+        assert (response.status, error_of(response)["code"]) == (503, "no_deployment_available")
+        assert int(response.headers[b"retry-after"]) >= 1
+        busy.set()
+        assert (await before).status == 200
+        assert len(await stage.calls(1)) == 1, "what was not sent is in no record"
+
+
+async def test_a_place_is_held_until_a_stream_has_passed(tmp_path: Path) -> None:
+    go_on = asyncio.Event()
+    play: Play = [HALF, chunk(ROLE + delta(content="some")), Wait(go_on), chunk(DONE) + LAST_CHUNK]
+    async with (
+        staged(tmp_path, play, routes={"gpt": At("up")}, concurrent={"up": 1}) as stage,
+        stage.connected() as client,
+    ):
+        await client.send(stage.chat(stream=True))
+        await client.read_until(b"some")
+        waiting = stage.begin(stage.chat(stream=True))
+        await until(lambda: stage.node.desk.waiting == 1, "it does not wait")
+        assert len(stage.upstream.seen) == 1
+        go_on.set()
+        assert (await waiting).status == 200
+
+
+ENDS: dict[str, Play] = {
+    "answer": [plain()],
+    "stream": [streamed()],
+    "refusal": [refusing(400)],
+    "error": [refusing(500)],
+    "cut": [Cut()],
+    "cut-within": [HALF, chunk(ROLE + delta(content="some")), Cut()],
+    "malformed": [HALF, chunk(b"data: {\n\n"), Stall()],
+}
+
+
+@pytest.mark.parametrize("play", ENDS.values(), ids=ENDS)
+async def test_a_place_is_given_back_however_a_call_ends(tmp_path: Path, play: Play) -> None:
+    async with staged(tmp_path, play, routes={"gpt": At("up")}, concurrent={"up": 1}) as stage:
+        for number in range(1, 6):
+            await stage.ask(stage.chat(stream=True))
+            assert len(stage.upstream.seen) == number
+
+
+async def test_a_client_that_leaves_gives_up_its_turn(tmp_path: Path) -> None:
+    busy = Busy()
+    async with staged(
+        tmp_path, [Wait(busy), plain("first")], routes={"gpt": At("up")}, concurrent={"up": 1}
+    ) as stage:
+        before = stage.begin(stage.chat())
+        await stage.asked(1)
+        async with stage.connected() as client:
+            await client.send(stage.chat())
+            await until(lambda: stage.node.desk.waiting == 1, "it does not wait")
+            client.reset()
+        await until(lambda: stage.node.desk.waiting == 0, "it still waits")
+        busy.set()
+        assert (await before).status == 200
+        assert (await stage.ask(stage.chat())).status == 200
+        assert len(stage.upstream.seen) == 2
+
+
+@pytest.mark.parametrize("at", range(1, 7))
+async def test_it_may_be_cancelled_wherever_it_waits(
+    tmp_path: Path, at: int, no_leaks: Failures
+) -> None:
+    """Also in the turn in which a place is granted."""
+    spawning = Interrupted(99)
+    async with staged(
+        tmp_path,
+        [Wait(Delay(0.05)), plain("first")],
+        [refusing(500)],
+        [plain()],
+        routes={"gpt": At("up")},
+        policies={"gpt": Policy(attempts_max=2, repeats_share=1.0)},
+        concurrent={"up": 1},
+        spawning=spawning,
+        quota=limited(at_once(2), requests(100), tokens(10**6)),
+    ) as stage:
+        before = stage.begin(stage.chat())
+        await stage.asked(1)
+        async with stage.connected() as client:
+            spawning.interrupt = lambda: lose_clients(stage)
+            spawning.left = at
+            await client.send(stage.chat(b"connection: close"))
+            await client.read_all()
+        await asyncio.gather(before, return_exceptions=True)
+        no_leaks.seen.clear()  # it was lost as well, if that came before its end
+        spawning.left = 99
+        await stage.at_rest()
+        assert (await stage.ask(stage.chat())).status in (200, 500)
+
+
+async def test_a_stampede_never_exceeds_the_places_and_everybody_is_served(
+    tmp_path: Path,
+) -> None:
+    most = 0
+
+    class Counted(Delay):
+        running = 0
+
+        async def wait(self) -> Any:
+            nonlocal most
+            Counted.running += 1
+            most = max(most, Counted.running)
+            await super().wait()
+            Counted.running -= 1
+            return True
+
+    async with staged(
+        tmp_path,
+        [Wait(Counted(0.005)), plain("first")],
+        routes={"gpt": At("up")},
+        concurrent={"up": 3},
+    ) as stage:
+        asks = [stage.begin(stage.chat()) for _ in range(40)]
+        assert {(await one).status for one in asks} == {200}
+        assert most == 3
+
+
+async def test_a_place_says_whose_it_is(tmp_path: Path) -> None:
+    async with staged(tmp_path, [plain()], concurrent={"up": 1}) as stage:
+        assert "upstream/up/concurrent" in repr(stage.upstreams["up"].slots)
+        async with stage.connected() as client:
+            await client.send(stage.chat())
+            assert (await shown(client)).status == 200
