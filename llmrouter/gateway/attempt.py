@@ -27,7 +27,7 @@ from llmrouter.routing.failure import RULES, FailureKind
 JOINED_BODY_BYTES_MAX = 65_536
 """Up to here head and body are joined for one write; a longer body is not copied for it."""
 THROTTLED_REST_S = 1.0
-"""How long a deployment rests that answers 429 and does not say for how long."""
+"""How long one rests that answers 429 without a word of how long, to a call that another serves."""
 BROKEN_REST_MAX_S = 60.0
 """How long one rests at most that failed otherwise, whatever it says: its breaker does the rest."""
 HEDGED = "hedged"
@@ -204,9 +204,7 @@ class Attempt:
         self.failure = failure
         now = self._loop.time()
         condition, rests_s = self._condition, failure.retry_after_s
-        if failure.kind is FailureKind.THROTTLED:
-            rests_s = THROTTLED_REST_S if rests_s is None else rests_s
-        elif rests_s is not None:
+        if rests_s is not None and failure.kind is not FailureKind.THROTTLED:
             rests_s = min(rests_s, BROKEN_REST_MAX_S)
         if failure.kind is FailureKind.SILENT:
             self.was_late()
@@ -241,11 +239,27 @@ class Attempt:
             duration_ms=int((self._loop.time() - self.began_at) * 1000),
         )
 
+    @property
+    def is_suspect(self) -> bool:
+        """Its failure may be the deployment's fault or the call's: its status alone does not tell.
+
+        Which it was shows where another deployment answers the call. Were it taken for the
+        deployment's at once, one caller with a call of that kind could stop all others.
+        """
+        failure = self.failure
+        assert failure is not None
+        if failure.kind is FailureKind.THROTTLED:
+            return failure.retry_after_s is None
+        return failure.kind is FailureKind.ABSENT
+
     def blame(self) -> None:
-        """Another deployment has answered what this one does not serve: so it is at fault."""
-        assert self.failure is not None
-        condition = self._condition
-        condition.failed(str(self.failure.error), self._loop.time(), condition.breaker.spell)
+        """Another deployment has answered the call: so it is this one's fault."""
+        failure, condition, now = self.failure, self._condition, self._loop.time()
+        assert failure is not None
+        if failure.kind is FailureKind.THROTTLED:
+            condition.rest_until(now + THROTTLED_REST_S, str(failure.error), now)
+        else:
+            condition.failed(str(failure.error), now, condition.breaker.spell)
 
     def was_late(self) -> None:
         """No first token has come until now: its deployment is at least so slow."""

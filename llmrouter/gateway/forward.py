@@ -77,16 +77,16 @@ class Forwarder:
         if deployment is None:
             raise Unserved(none_usable(route, self._clock()), None)
         waits = False
-        absent: tuple[Attempt, ...] = ()
+        suspects: tuple[Attempt, ...] = ()
         while True:
             attempt = await self._try(exchange, meter, deployment, waits=waits)
             if (failure := attempt.failure) is None:
-                for other in absent:
+                for other in suspects:
                     other.blame()
                 return attempt
             attempt.close()
-            if failure.kind is FailureKind.ABSENT:
-                absent = (*absent, attempt)
+            if attempt.is_suspect:
+                suspects = (*suspects, attempt)
             meter.gave_nothing = not attempt.may_be_billed
             following = self._attempts(exchange, route, attempt).next_after(
                 failure.kind, attempt.deployment, self._clock()

@@ -351,3 +351,22 @@ async def test_only_who_is_throttled_may_ask_for_a_long_rest(
         assert (await stage.ask(stage.chat())).status == status
         rest_s = stage.conditions.of("up/gpt").rest_s(stage.now())
         assert rests_s - 5 < rest_s <= rests_s
+
+
+@pytest.mark.parametrize("spare", [[plain()], [refusing(429)]], ids=["answered", "refused"])
+async def test_a_429_without_a_time_rests_a_deployment_only_where_another_answers(
+    tmp_path: Path, spare: Play
+) -> None:
+    """Else one caller whose calls are too large for the upstream's limit would stop all others."""
+    async with staged(
+        tmp_path,
+        [refusing(429)],
+        others={"up2": [spare]},
+        routes={"gpt": BOTH},
+        policies={"gpt": TWICE},
+        strategy="ordered",
+    ) as stage:
+        response = await stage.ask(stage.chat())
+        condition = stage.conditions.of("up/gpt")
+        assert condition.is_resting(stage.now()) is (response.status == 200)
+        assert not stage.conditions.of("up2/gpt").is_resting(stage.now())
