@@ -237,7 +237,8 @@ class Meter:
             return
         self.outcome = "upstream_error"
         self._failed_by = error
-        self._charged = usage, estimated, self._settle(usage, estimated=estimated, whole=False)
+        cost = self.spending.settle(usage, estimated=estimated, whole=False)
+        self._charged = usage, estimated, cost
         self._ended_at = self._exchange.deployment
 
     def hand_over(self) -> "Meter | None":
@@ -262,9 +263,6 @@ class Meter:
         assert self._charged is not None
         if self._is_recorded:
             self._end(*self._charged, replaced=replaced)
-
-    def _settle(self, usage: Usage, *, estimated: bool, whole: bool) -> int | None:
-        return self.spending.settle(usage, estimated=estimated, whole=whole)
 
     def _note_failure(self, error: BaseException) -> None:
         self.outcome = "router_error"
@@ -315,7 +313,8 @@ class Meter:
         if self._charged is None:
             usage, estimated = self._used()
             whole = self.outcome == "ok"
-            self._charged = usage, estimated, self._settle(usage, estimated=estimated, whole=whole)
+            cost = self.spending.settle(usage, estimated=estimated, whole=whole)
+            self._charged = usage, estimated, cost
         self._end_before(replaced=False)  # if this has no record that could stand for the call
         if self._is_recorded:
             self._end(*self._charged, replaced=False)
