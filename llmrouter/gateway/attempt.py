@@ -273,7 +273,7 @@ class Attempt:
     async def leave(self, left: asyncio.CancelledError) -> None:
         """Its client has gone: hear the rest of the answer, to learn what was used."""
         if self.is_sent and self._meter.is_sent:
-            await drain(self.reply, left)
+            await drain(self._exchange, self.reply, left)
             note_unpassed(self._exchange, self.reply, self._meter)
 
     def close(self, *, passed: bool = False) -> None:

@@ -51,10 +51,12 @@ def has_left(error: asyncio.CancelledError) -> bool:
     return error.args != (CUT_BY_US,)
 
 
-async def drain(reply: "Reply", left: asyncio.CancelledError) -> None:
+async def drain(exchange: "Exchange", reply: "Reply", left: asyncio.CancelledError) -> None:
     """Hear the upstream out, within its bounds; whoever calls this raises `left` afterwards."""
     bounds = reply.bounds
     if not bounds.within_s or not has_left(left) or not reply.is_running():
+        return
+    if exchange.connection.is_aborted():  # since it left: of two cancels a task hears the first
         return
     drained = _Drained(reply, bounds.bytes_max)
     reply.pause(paused=False)  # its client may have been slower than it

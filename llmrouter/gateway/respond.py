@@ -41,7 +41,7 @@ async def _long_plain(exchange: Exchange, reply: Reply, meter: Meter) -> None:
     try:
         await relay.run(relay)
     except asyncio.CancelledError as left:
-        await drain(reply, left)
+        await drain(exchange, reply, left)
         raise
     finally:
         if relay.is_whole:
@@ -59,7 +59,7 @@ async def _stream(exchange: Exchange, reply: Reply, meter: Meter) -> None:
     try:
         await relay.run(relay)
     except asyncio.CancelledError as left:
-        await drain(reply, left)
+        await drain(exchange, reply, left)
         raise
     finally:
         meter.usage, meter.is_whole = tap.usage, tap.complete

@@ -218,6 +218,10 @@ class ServerConnection(ResponseWriter):
 
     # ---- the application calls these --------------------------------------------------------
 
+    def is_aborted(self) -> bool:
+        """Its server was told to wait for nothing any more."""
+        return self._server.aborting
+
     def reject(self, request: Request, error: MessageError) -> None:
         """Answer a request that cannot be served at all."""
         self.respond(*self._server.application.reject(request, error))

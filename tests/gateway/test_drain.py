@@ -417,6 +417,31 @@ async def test_a_server_that_is_aborted_waits_for_nothing(tmp_path: Path, passed
 
 
 @pytest.mark.parametrize("passed", [0, 3])
+async def test_a_server_that_is_aborted_in_the_turn_of_a_loss_waits_for_nothing(
+    tmp_path: Path, passed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task is cancelled a second time before it has heard of the first."""
+    play: Play = [stream_head(), *[chunk(EVENT)] * passed, Stall()] if passed else [Stall()]
+    async with staged(tmp_path, play, quota=limited(*EVERYTHING), drain=PATIENT) as stage:
+        server, lost = stage.server, stage.server.lost
+
+        def lost_and_aborted(connection: downstream.ServerConnection) -> None:
+            asyncio.get_running_loop().call_soon(server.abort)
+            lost(connection)
+
+        monkeypatch.setattr(server, "lost", lost_and_aborted)
+        async with stage.connected() as client:
+            await client.send(stage.chat(stream=True))
+            for _ in range(passed):
+                await client.read_until(EVENT)
+            await leave(stage, client)
+        async with asyncio.timeout(5):
+            await server.emptied()
+        end = await end_of(stage)
+        assert end.usage == Usage(prompt_tokens=prompt_of(stream=True), output_tokens=passed)
+
+
+@pytest.mark.parametrize("passed", [0, 3])
 async def test_what_the_server_aborts_itself_is_not_heard_out(tmp_path: Path, passed: int) -> None:
     play: Play = [stream_head(), *[chunk(EVENT)] * passed, Stall()] if passed else [Stall()]
     async with staged(tmp_path, play, quota=limited(*EVERYTHING), drain=PATIENT) as stage:
