@@ -29,8 +29,12 @@ class Authenticator:
         exchange.authenticated_at = self._clock()
         exchange.keyring_changes = self._keyring.changes
 
+    def still_knows(self, since_s: float, changes: int, now_s: float) -> bool:
+        """Whether a key that was authenticated then, after so many changes, needs no new look."""
+        return changes == self._keyring.changes and now_s - since_s < CONFIRM_AFTER_S
+
     def confirm(self, exchange: Exchange) -> None:
         """Make sure that its key has not ended while it waited for its turn, or for its body."""
-        waited_s = self._clock() - exchange.authenticated_at
-        if exchange.keyring_changes != self._keyring.changes or waited_s >= CONFIRM_AFTER_S:
+        since_s, changes = exchange.authenticated_at, exchange.keyring_changes
+        if not self.still_knows(since_s, changes, self._clock()):
             self.authenticate(exchange)

@@ -7,6 +7,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from llmrouter.access.principal import Principal
 from llmrouter.contracts.call import Operation
 from llmrouter.contracts.dialect import Dialect
 from llmrouter.errors import (
@@ -61,6 +62,15 @@ class Door(msgspec.Struct, frozen=True):
     dialect: Dialect
     operation: Operation | None
     """A call; None is the list of models."""
+
+
+class _Entered(msgspec.Struct, frozen=True, gc=False):
+    """What a head alone tells: kept for the next of its connection that is alike."""
+
+    door: Door
+    principal: Principal
+    authenticated_at: float
+    keyring_changes: int
 
 
 class Steps(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,13 +174,26 @@ class Gateway:
         if self.draining:
             raise Draining("this node is draining; try again on another", retry_after_s=1)
         request = exchange.request
+        known, authenticator = request.known, self._steps.authenticator
+        if known is not None and isinstance(entered := known.kept, _Entered):
+            since_s, changes = entered.authenticated_at, entered.keyring_changes
+            if authenticator.still_knows(since_s, changes, exchange.arrived_at):
+                exchange.dialect = entered.door.dialect
+                exchange.operation = entered.door.operation
+                exchange.principal = entered.principal
+                exchange.authenticated_at = since_s
+                exchange.keyring_changes = changes
+                return
         door = self._door(request.path)
         exchange.dialect = door.dialect
         exchange.operation = door.operation
         if request.method not in exchange.methods:
             method, right = request.method.decode("ascii"), exchange.methods[0].decode()
             raise MethodNotAllowed(f"{method} is not served here; use {right}")
-        self._steps.authenticator.authenticate(exchange)
+        authenticator.authenticate(exchange)
+        if known is not None and exchange.principal is not None:
+            since_s, changes = exchange.authenticated_at, exchange.keyring_changes
+            known.kept = _Entered(door, exchange.principal, since_s, changes)
 
     def _door(self, path: bytes) -> Door:
         door = self._doors.get(path)

@@ -10,23 +10,33 @@ the body, if there is one.
 
 llhttp refuses by itself: Content-Length beside Transfer-Encoding, duplicate or malformed lengths,
 obs-fold, bare LF and CR, NUL and other controls, white space before the colon, the HTTP/2 preface.
+A client sends the same head with every request of a connection, but for the length of the body.
+llhttp reads it once: a head is a function of its bytes, and so one that is alike gives the same
+request. That holds for whole requests alone, which ask for nothing but to be answered; any other
+bytes go to the parser, which stands between two requests meanwhile. A request as the official SDKs
+send it (20 headers) is read in a quarter of the time.
+
 Refused here: versions other than 1.0 and 1.1, a missing or repeated Host, any transfer coding but
 `chunked` (and that in HTTP/1.0), heads and bodies over their limits, and framing without end (chunk
 extensions), for which llhttp has no limit of its own.
 """
 
+import re
 from typing import Protocol
 
 import httptools
 
 from llmrouter.http1.errors import MessageError
-from llmrouter.http1.request import Buffered, Request, path_of
+from llmrouter.http1.request import LENGTH_DIGITS_MAX, Buffered, KnownHead, Request, path_of
 
 FRAMING_BYTES_MAX = 4096
 """Of a chunked body, bytes in a row that carry nothing: real chunk lines are under 20 bytes."""
 SLICE_BYTES = 2048
 """Chunked bodies are fed in slices, so that framing without end is noticed within one read."""
+NEW_HEADS_MAX = 4
+"""After so many heads of which none was like the one before, none is remembered any more."""
 _HEAD_END = b"\r\n\r\n"
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)(?=\r\n)", re.IGNORECASE)
 _BLANKS = b" \t"
 _LINE_PUNCTUATION_BYTES = len(b": \r\n")
 _REQUEST_LINE_BYTES = 32
@@ -71,11 +81,14 @@ class RequestReader:
         "_head_bytes_max",
         "_headers",
         "_in_head",
+        "_known",
         "_limits",
+        "_new_heads",
         "_parser",
         "_parts",
         "_receiver",
         "_request",
+        "_whole",
         "ended",
     )
 
@@ -93,6 +106,10 @@ class RequestReader:
         self._error: MessageError | None = None
         self.ended = False
         """A request has ended the connection: what follows is dropped."""
+        self._known: KnownHead | None = None
+        """The head of the last whole request, if the next may have the same."""
+        self._new_heads = 0
+        """How many were remembered since one was met again."""
         # for the request being read
         self._request: Request | None = None
         self._headers: dict[bytes, bytes] = {}
@@ -105,6 +122,8 @@ class RequestReader:
         self._barren_bytes = 0
         # for the bytes being fed
         self._completed = False
+        self._whole: Request | None = None
+        """The request that they held last, if they held the end of one."""
 
     def is_reading_head(self) -> bool:
         """Some bytes of a head have come, but not all."""
@@ -124,6 +143,34 @@ class RequestReader:
 
     def feed(self, data: bytes) -> None:
         """Read `data`; raises MessageError where the connection cannot go on."""
+        if self._new_heads > NEW_HEADS_MAX or self.is_mid_request() or self.ended:
+            self._read(data)
+        elif self._known is None or (read := self._known.read(data)) is None:
+            self._read_new(data)
+        else:
+            self._repeat(*read)
+
+    def _repeat(self, request: Request, body: bytes) -> None:
+        """A whole request, with a head that is known."""
+        self._new_heads = 0
+        size = len(body)
+        if size > self._body_bytes_max:
+            raise _body_too_large(self._body_bytes_max)
+        self._request = request
+        self._receiver.request_head(request)
+        if body:
+            self.on_body(body)
+        self.on_message_complete()
+
+    def _read_new(self, data: bytes) -> None:
+        """Read what a request may begin with; if it is all of one, remember its head."""
+        self._read(data)
+        request, self._whole = self._whole, None
+        if request is not None and (known := _known(request, data, self._head_bytes_max)):
+            self._known = known
+            self._new_heads += 1
+
+    def _read(self, data: bytes) -> None:
         if len(data) <= SLICE_BYTES or not self._may_be_chunked(data):
             self._feed(data)
             return
@@ -266,6 +313,7 @@ class RequestReader:
         request.complete = True
         if not request.keep_alive:
             self.ended = True
+        self._whole = request
         self._receiver.request_complete(request)
 
     def _check_version(self, request: Request) -> None:
@@ -318,6 +366,19 @@ class _BodyOnly:
         self.on_chunk_header = reader.on_chunk_header
         self.on_body = reader.on_body
         self.on_message_complete = reader.on_message_complete
+
+
+def _known(request: Request, data: bytes, head_bytes_max: int) -> KnownHead | None:
+    """The head of `request`, if that is all of `data` and asks for nothing but to be answered."""
+    if not request.keep_alive or request.expects_continue:
+        return None
+    end = data.find(_HEAD_END) + len(_HEAD_END)
+    lengths = list(_LENGTH.finditer(data, 0, end))
+    if len(lengths) != 1 or end + LENGTH_DIGITS_MAX > head_bytes_max:
+        return None
+    start, stop = lengths[0].span(1)
+    known = KnownHead(request, data[:start], data[stop:end])
+    return None if known.read(data) is None else known
 
 
 def _malformed(error: httptools.HttpParserError) -> MessageError:

@@ -2,6 +2,8 @@
 
 SMALL_PIECE_BYTES = 1024
 """Smaller pieces of a body are gathered: an object for each would cost many times its bytes."""
+LENGTH_DIGITS_MAX = 12
+"""Of a Content-Length that is read here; longer ones are the parser's."""
 
 
 class Buffered:
@@ -17,6 +19,52 @@ class Buffered:
         return f"<Buffered {self.bytes} of {self.bytes_max}>"
 
 
+class KnownHead:
+    """A head that has come before on its connection, and what was worked out from it alone.
+
+    Two heads are alike if they are the same bytes, but for how long the body is. As long as its
+    connection stands it holds the caller's credential.
+    """
+
+    __slots__ = ("after", "before", "headers", "kept", "method", "minor_version", "path", "target")
+
+    def __init__(self, request: "Request", before: bytes, after: bytes) -> None:
+        self.before = before
+        """The head up to the digits of its Content-Length."""
+        self.after = after
+        """What follows them."""
+        self.method = request.method
+        self.target = request.target
+        self.path = request.path
+        self.minor_version = request.minor_version
+        self.headers = request.headers
+        self.kept: object = None
+        """What the application keeps with it."""
+
+    def __repr__(self) -> str:
+        return f"<KnownHead {self.method.decode()} {self.target!r}>"
+
+    def read(self, data: bytes) -> "tuple[Request, bytes] | None":
+        """The request and its body, if `data` is all of one that has such a head, and no more."""
+        start = len(self.before)
+        if not data.startswith(self.before):
+            return None
+        end = data.find(b"\r", start, start + LENGTH_DIGITS_MAX + 1)
+        length = data[start:end]
+        if not length.isdigit() or not data.startswith(self.after, end):
+            return None
+        body = data[end + len(self.after) :]
+        if len(body) != int(length):
+            return None
+        request = Request(self.target, self.path)
+        request.method = self.method
+        request.minor_version = self.minor_version
+        request.headers = headers = self.headers.copy()
+        headers[b"content-length"] = length
+        request.known = self
+        return request, body
+
+
 class Request:
     """One HTTP request: its head, then its body as it grows."""
 
@@ -27,6 +75,7 @@ class Request:
         "expects_continue",
         "headers",
         "keep_alive",
+        "known",
         "method",
         "minor_version",
         "path",
@@ -35,9 +84,9 @@ class Request:
         "wants_body",
     )
 
-    def __init__(self, target: bytes) -> None:
+    def __init__(self, target: bytes, path: bytes | None = None) -> None:
         self.target = target
-        self.path = path_of(target)
+        self.path = path_of(target) if path is None else path
         """Of the target: without the query, and without the origin of an absolute form."""
         self.method = b""
         self.minor_version = 1
@@ -53,6 +102,8 @@ class Request:
         """The body as it came; read `body` for the whole."""
         self.buffered: Buffered | None = None
         """Where the body is counted as held, while it is."""
+        self.known: KnownHead | None = None
+        """Where its head has come before."""
 
     @property
     def body(self) -> bytes:

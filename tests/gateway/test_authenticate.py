@@ -15,6 +15,7 @@ pytestmark = pytest.mark.asyncio
 
 CHAT = b"/v1/chat/completions"
 NEVER_PLAYED = [answer(b'{"never": "sent"}')]
+OK = [answer(b"{}")]
 OTHER_SECRET = b"0" * 43
 
 
@@ -104,6 +105,17 @@ async def test_a_revoked_key_is_refused_on_a_connection_that_it_opened(tmp_path:
         assert len(stage.upstream.seen) == 1
 
 
+async def test_who_calls_is_told_apart_on_one_connection(tmp_path: Path) -> None:
+    async with staged(tmp_path, OK) as stage, stage.connected() as client:
+        keys = [stage.issue(), stage.issue()]
+        for key in [*keys, *keys, keys[0], keys[0], keys[1], b"sk-lr-nobody"]:
+            await client.send(stage.chat(key=key))
+            await shown(client)
+        ids = [key[6:18].decode() for key in keys]
+        called = [call.begin.key_id for call in await stage.calls()]
+        assert called == [*ids, *ids, ids[0], ids[0], ids[1]]
+
+
 async def test_a_large_body_is_refused_before_it_is_sent(tmp_path: Path) -> None:
     async with staged(tmp_path, NEVER_PLAYED) as stage, stage.connected() as client:
         whole = request(CHAT, b"sk-wrong", b"x" * 900_000)
@@ -176,6 +188,36 @@ def confirmed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 async def refused(client: RawClient, code: str) -> bool:
     response = await shown(client)
     return (response.status, error_of(response)["code"]) == (401, code)
+
+
+async def called_until(stage: Stage, end: Callable[[Stage, bytes], None]) -> str:
+    """The code that a caller is refused with whose key ends behind a head that is known."""
+    async with stage.connected() as client:
+        key = stage.issue(expires_in_s=60)
+        for _ in range(3):
+            await client.send(stage.chat(key=key))
+            assert (await shown(client)).status == 200
+        end(stage, key)
+        await client.send(stage.chat(key=key))
+        code: str = error_of(await shown(client))["code"]
+    assert len(stage.upstream.seen) == 3
+    return code
+
+
+@pytest.mark.usefixtures("confirmed_at_once")
+@over_ends
+async def test_a_key_that_ends_is_refused_behind_a_head_that_is_known(
+    tmp_path: Path, end: Callable[[Stage, bytes], None], code: str
+) -> None:
+    async with staged(tmp_path, OK) as stage:
+        assert await called_until(stage, end) == code
+
+
+async def test_a_key_that_is_revoked_is_refused_at_once_behind_a_head_that_is_known(
+    tmp_path: Path,
+) -> None:
+    async with staged(tmp_path, OK) as stage:
+        assert await called_until(stage, revoke) == "revoked_key"
 
 
 @pytest.mark.usefixtures("confirmed_at_once")

@@ -46,11 +46,11 @@ _MUTATIONS: list[Callable[[bytes, int, random.Random], bytes]] = [
 ]  # fmt: skip
 
 
-def mutants(count: int, *, seed: int) -> Iterator[bytes]:
-    """`count` requests, the same ones for the same seed."""
+def mutants(count: int, *, seed: int, of: bytes | None = None) -> Iterator[bytes]:
+    """`count` requests, the same ones for the same seed; made of any, or `of` one."""
     chance = random.Random(seed)
     for _ in range(count):
-        raw = chance.choice(_SEEDS)
+        raw = chance.choice(_SEEDS) if of is None else of
         for _ in range(chance.randint(1, 4)):
             raw = chance.choice(_MUTATIONS)(raw, chance.randint(0, len(raw)), chance)
         yield raw

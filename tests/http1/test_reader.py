@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrouter.http1.errors import MessageError
-from llmrouter.http1.reader import RequestReader
+from llmrouter.http1.reader import NEW_HEADS_MAX, RequestReader
 from llmrouter.http1.request import Buffered, Request
 from tests.http1.corpus import BAD, BODY_BYTES, GOOD, HEAD_BYTES, MESSAGES, Limits, Message
 from tests.http1.mutation import mutants
@@ -171,6 +171,61 @@ def test_requests_come_out_as_they_were_put_in(
         assert request.target == target
         assert request.headers.items() >= headers.items()
         assert request.body == body
+
+
+def alike(pieces: list[bytes]) -> Result:
+    """What these bytes give, each piece in one read; and byte by byte, where no head is known."""
+    result = Result(pieces)
+    assert result == Result(bytewise(b"".join(pieces)))
+    return result
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.name)
+def test_what_comes_again_and_again_is_read_as_if_for_the_first_time(message: Message) -> None:
+    alike([message.raw] * 4)
+
+
+@pytest.mark.parametrize("message", GOOD, ids=lambda message: message.name)
+def test_what_comes_after_a_known_head_is_read_as_without_it(message: Message) -> None:
+    known = b"POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc"
+    alike([known, message.raw, known, message.raw])
+    alike([message.raw, known, message.raw, known])
+
+
+def test_mutants_of_a_known_head_are_read_as_without_it() -> None:
+    known = b"POST /a HTTP/1.1\r\nhost: a\r\nContent-Length: 12\r\nx: y\r\n\r\n" + b"x" * 12
+    for mutant in mutants(FUZZ_SHORT, seed=5, of=known):
+        alike([known, mutant, known])
+
+
+LENGTHS = [b"3", b"03", b"+3", b"-3", b" 3", b"3 ", b"3,3", b"", b"3\r\nx: y", b"0x3", b"3" * 30]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("body", [b"abc", b"", b"abcPOST / HTTP/1.1\r\n"])
+def test_a_length_is_what_the_parser_takes_it_for(length: bytes, body: bytes) -> None:
+    known = b"POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: %b\r\n\r\n%b"
+    alike([known % (b"2", b"ab"), known % (length, body), known % (b"1", b"a")])
+
+
+@given(st.lists(st.binary(max_size=40), min_size=2, max_size=6))
+def test_bodies_of_all_lengths_may_follow_one_head(bodies: list[bytes]) -> None:
+    head = b"POST /a HTTP/1.1\r\nhost: a\r\nContent-Length: %d\r\nx: y\r\n\r\n%b"
+    result = alike([head % (len(body), body) for body in bodies])
+    assert [request.body for request in result.requests] == bodies
+    assert all(request.known is not None for request in result.requests[1:])
+
+
+def test_a_body_over_the_limit_is_refused_behind_a_known_head() -> None:
+    head = b"POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%b"
+    over = BODY_BYTES + 1
+    assert alike([head % (1, b"a"), head % (over, b"a" * over)]).status == 413
+
+
+def test_heads_that_are_always_new_are_not_remembered_for_ever() -> None:
+    head = b"POST /a HTTP/1.1\r\nhost: a\r\nx: %d\r\ncontent-length: 1\r\n\r\na"
+    result = alike([head % n for n in range(NEW_HEADS_MAX + 2)] + [head % 0] * 2)
+    assert not any(request.known for request in result.requests)
 
 
 @given(st.lists(st.binary(max_size=60), max_size=8))
