@@ -65,7 +65,7 @@ class Attempt:
         meter: Meter,
         timeouts: UpstreamTimeouts,
     ) -> None:
-        self._loop = loop = asyncio.get_running_loop()
+        self._loop = loop = upstream.loop
         self._exchange = exchange
         self._meter = meter
         self._timeouts = timeouts

@@ -70,15 +70,11 @@ async def _stream(exchange: Exchange, reply: Reply, meter: Meter) -> None:
 
 
 def _head(exchange: Exchange, reply: Reply) -> bytes:
-    headers = reply.headers
-    passed = [
-        b"%b: %b\r\n" % (name, headers[name])
-        for name in exchange.dialect.response_headers & headers.keys()
-    ]
-    if reply.shows_secret(b"".join(passed)):
+    headers, passes = reply.headers, exchange.dialect.response_headers
+    passed = b"".join([b"%b: %b\r\n" % (name, headers[name]) for name in headers if name in passes])
+    if reply.shows_secret(passed):
         raise UpstreamError("the upstream showed our credential in a header; tell your operator")
-    passed.append(b"x-llmrouter-deployment: %b\r\n" % exchange.deployment.encode())
+    passed += b"x-llmrouter-deployment: %b\r\n" % exchange.deployment.encode()
     if exchange.served_by:
-        passed.append(b"x-llmrouter-model: %b\r\n" % exchange.served_by.encode())
-    passed.append(exchange.limit_headers)
-    return exchange.head(reply.status, b"".join(passed))
+        passed += b"x-llmrouter-model: %b\r\n" % exchange.served_by.encode()
+    return exchange.head(reply.status, passed + exchange.limit_headers)

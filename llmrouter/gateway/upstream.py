@@ -40,6 +40,7 @@ class Upstream:
         self.dialect = dialect
         self.pool = pool
         self.terms = terms
+        self.loop = pool.loop
         self.slots: Slots | None = None
         """Its places for our calls, where there are only so many."""
         self._secret = secret.encode() if secret else None
@@ -55,8 +56,8 @@ class Upstream:
     def request_head(self, operation: Operation, request: Request, body_bytes: int) -> bytes:
         """The head for a call: ours, and those of the caller's headers that may pass."""
         start = self._heads.get(operation) or self._start(operation)
-        headers = request.headers
-        passed = [b"%b: %b\r\n" % (name, headers[name]) for name in self._passes & headers.keys()]
+        headers, passes = request.headers, self._passes
+        passed = [b"%b: %b\r\n" % (name, headers[name]) for name in headers if name in passes]
         return b"%b%bcontent-length: %d\r\n\r\n" % (start, b"".join(passed), body_bytes)
 
     def is_given_away_by(self, body: bytes) -> bool:

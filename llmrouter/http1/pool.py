@@ -34,7 +34,7 @@ class Pool:
         self.origin = origin
         self._age_max_s = age_max_s
         self._deadlines = deadlines
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._idle: list[UpstreamConnection] = []
         self._open: set[UpstreamConnection] = set()
 
@@ -64,14 +64,14 @@ class Pool:
             raise ConnectError(f"{self.origin.host!r} is no host name") from error
         if not connection.is_open():
             raise ConnectError("the connection was closed as soon as it was made")
-        connection.retires_at = self._loop.time() + self._age_max_s * _spread()
+        connection.retires_at = self.loop.time() + self._age_max_s * _spread()
         self._open.add(connection)
         self._deadlines.watch(connection)
         return connection
 
     def release(self, connection: UpstreamConnection, idle_s: float) -> None:
         """A response is complete: keep its connection for the next, for `idle_s` at most."""
-        now = self._loop.time()
+        now = self.loop.time()
         if len(self._idle) >= IDLE_MAX or idle_s <= 0 or connection.retires_at <= now:
             connection.close()
             return
@@ -91,7 +91,7 @@ class Pool:
             connection.close()
 
     async def _connect(self) -> UpstreamConnection:
-        origin, loop = self.origin, self._loop
+        origin, loop = self.origin, self.loop
 
         def protocol() -> UpstreamConnection:
             return UpstreamConnection(self, loop)
