@@ -119,6 +119,18 @@ class Attempt:
 
     # ---- the way there ----------------------------------------------------------------------
 
+    def start_at_once(self) -> bool:
+        """Send the call if there is nothing to wait for, as `start` does; whether that was so."""
+        upstream = self.upstream
+        if upstream.slots is not None:
+            return False
+        head, body = self._message()
+        connection = upstream.pool.take()
+        if connection is None:
+            return False
+        self._send(connection, head, body)
+        return True
+
     async def start(self, *, waits: bool = False) -> Failure | None:
         """Send the call; `waits` for a place at the upstream, if it has none.
 
@@ -148,7 +160,7 @@ class Attempt:
     async def finish(self) -> Failure | None:
         """Wait for its answer to begin, and judge it."""
         reply = self.reply
-        await reply.arrived()
+        await reply.arrival
         if _is_stale(reply) and self._exchange.may_resend():
             try:
                 connection = await self._fresh()
@@ -157,7 +169,7 @@ class Attempt:
             self._meter.attempts += 1
             self._send(connection, *self._message())
             reply = self.reply
-            await reply.arrived()
+            await reply.arrival
         failure = judge(reply, self.upstream, self._exchange.call)
         if self._meter.spending.route.answers_past_filters and failure is None:
             failure = self._filter_failure()

@@ -140,7 +140,7 @@ class Forwarder:
         attempt = self._attempt(exchange, meter, deployment)
         attempt.serves()
         try:
-            if await attempt.start(waits=waits) is None:
+            if attempt.start_at_once() or await attempt.start(waits=waits) is None:
                 hedge = meter.spending.route.hedge
                 if hedge is None or not exchange.call.stream:
                     await attempt.finish()

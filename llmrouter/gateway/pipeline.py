@@ -28,7 +28,7 @@ from llmrouter.gateway.exchange import Exchange
 from llmrouter.gateway.fallback import Fallbacks, TakeOver, told
 from llmrouter.gateway.forward import Forwarder, Unserved
 from llmrouter.gateway.meter import Meter
-from llmrouter.gateway.respond import respond
+from llmrouter.gateway.respond import respond, respond_whole
 from llmrouter.gateway.route import Router
 from llmrouter.gateway.shadow import Shadows
 from llmrouter.gateway.spending import Spending
@@ -243,9 +243,13 @@ class Gateway:
                 return await self._go_on(exchange, meter, unserved, before)
             passed = False
             try:
-                if attempt.reply.is_stream:
+                reply = attempt.reply
+                if reply.is_stream:
                     exchange.drop_body()
-                await respond(exchange, attempt.reply, meter)
+                if reply.complete and not reply.is_stream:
+                    respond_whole(exchange, reply, meter)
+                else:
+                    await respond(exchange, reply, meter)
                 passed = True
             finally:
                 attempt.close(passed=passed)

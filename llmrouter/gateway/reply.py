@@ -108,18 +108,14 @@ class Reply:
         """Its head says where it ends; else only a close does, and a cut looks the same."""
         return b"content-length" in self.headers or b"transfer-encoding" in self.headers
 
-    async def arrived(self) -> None:
-        """Wait until there is enough to answer with, or `error` says why there never will be."""
-        await self._waiter
-
     async def arrives_within(self, seconds: float) -> bool:
-        """Wait for that, but not longer; whether it has come."""
+        """Wait for its `arrival`, but not longer; whether it has come."""
         await asyncio.wait((self._waiter,), timeout=seconds)
         return self._waiter.done()
 
     @property
     def arrival(self) -> asyncio.Future[None]:
-        """Done when `arrived` returns."""
+        """Done once there is enough to answer with, or `error` says why there never will be."""
         return self._waiter
 
     def fail(self, error: HttpError | OSError | UpstreamError) -> None:

@@ -22,12 +22,14 @@ async def respond(exchange: Exchange, reply: Reply, meter: Meter) -> None:
     if reply.is_stream:
         await _stream(exchange, reply, meter)
     elif reply.complete:
-        _plain(exchange, reply, meter)
+        respond_whole(exchange, reply, meter)
     else:
         await _long_plain(exchange, reply, meter)
 
 
-def _plain(exchange: Exchange, reply: Reply, meter: Meter) -> None:
+def respond_whole(exchange: Exchange, reply: Reply, meter: Meter) -> None:
+    """The same for a plain answer that is complete: there is nothing to wait for."""
+    meter.streams = False
     if reply.status < ERRORS_FROM:
         meter.usage = reply.usage
     else:

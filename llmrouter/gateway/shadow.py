@@ -140,7 +140,7 @@ class _Follower:
         connection.expect(reply, upstream.terms.timeouts)
         try:
             self._begin(connection, reply)
-            await reply.arrived()
+            await reply.arrival
             self._status = reply.status
             if reply.is_lost():
                 return

@@ -129,7 +129,8 @@ class Spending:
         traceback: TracebackType | None,
     ) -> None:
         self._flight.calls -= 1
-        self.release()
+        if self.reservation.is_open:
+            self.release()
 
     def release(self) -> None:
         """Give back what is held, if nothing was settled: nothing was sent, so nothing counts."""

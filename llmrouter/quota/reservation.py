@@ -20,7 +20,7 @@ class Reservation:
         "_cutting",
         "_cutting_nano_usd",
         "_leases",
-        "_open",
+        "is_open",
         "rules",
     )
 
@@ -28,7 +28,8 @@ class Reservation:
         self._leases = leases
         self._account = account
         self._amounts = amounts
-        self._open = True
+        self.is_open = True
+        """It was neither settled nor released."""
         self._cutting: tuple[Lease, ...] | None = None
         """Once the hold was extended: those that end the stream rather than be overdrawn."""
         self._cutting_nano_usd = 0
@@ -39,7 +40,7 @@ class Reservation:
         """The ask for more of those that is under way."""
 
     def __repr__(self) -> str:
-        return f"<Reservation {self._amounts} open={self._open}>"
+        return f"<Reservation {self._amounts} open={self.is_open}>"
 
     @property
     def account(self) -> Account:
@@ -71,9 +72,9 @@ class Reservation:
         self._close(1, 0, 0)
 
     def _close(self, requests_left: int, tokens: int, nano_usd: int) -> None:
-        if not self._open:
+        if not self.is_open:
             return
-        self._open = False
+        self.is_open = False
         if self._ask_id:
             self._leases.cancel(self._ask_id)
         _, held, held_usd, slots, worst = self._amounts
@@ -95,7 +96,7 @@ class Reservation:
 
         All others are overdrawn where they have no more: the answer is finished.
         """
-        if not self._open:
+        if not self.is_open:
             return
         if self._cutting is None:
             gating = self._account.gating

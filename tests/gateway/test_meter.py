@@ -345,7 +345,7 @@ def test_a_call_that_goes_on_unrecorded_writes_nothing(tmp_path: Path) -> None:
         assert meter.is_sent
         meter.extended()
         meter.usage = Usage(prompt_tokens=3)
-    assert not meter.spending.reservation._open
+    assert not meter.spending.reservation.is_open
     assert written.calls() == []
 
 

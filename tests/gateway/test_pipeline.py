@@ -10,8 +10,8 @@ from llmrouter.access.principal import Principal
 from llmrouter.dialects.openai import OpenAI
 from llmrouter.dialects.openai.taps import CompletionTap
 from llmrouter.errors import CODES, RouterError
+from llmrouter.gateway.attempt import Attempt
 from llmrouter.gateway.meter import Meter
-from llmrouter.gateway.reply import Reply
 from llmrouter.gateway.route import Found, Router
 from llmrouter.metering.journal import Journal
 from llmrouter.routing.routes import Route, Routes
@@ -337,7 +337,7 @@ def broken(*_: object, **__: object) -> Any:
     [
         (OpenAI, "upstream_body", 0, 0),
         (Journal, "begin", 0, 0),
-        (Reply, "arrived", 1, 0),
+        (Attempt, "finish", 1, 0),
         (Meter, "first_byte", 1, 1),
         (OpenAI, "read_usage", 1, 1),
     ],
