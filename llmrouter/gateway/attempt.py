@@ -124,10 +124,14 @@ class Attempt:
         upstream = self.upstream
         if upstream.slots is not None:
             return False
-        head, body = self._message()
         connection = upstream.pool.take()
         if connection is None:
             return False
+        try:
+            head, body = self._message()
+        except BaseException:
+            connection.close()  # nobody else knows of it
+            raise
         self._send(connection, head, body)
         return True
 

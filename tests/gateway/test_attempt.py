@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from llmrouter.contracts.call import Call
+from llmrouter.dialects.openai.dialect import OpenAI
 from llmrouter.routing.breaker import BreakerTerms, State
 from llmrouter.routing.routes import Policy
 from tests.support.gateway import At, Stage, error_of, limited, shown, staged
@@ -30,7 +32,7 @@ from tests.support.plays import (
     said,
     streamed,
 )
-from tests.support.upstream import Cut, Play, Reset, Stall, chunk
+from tests.support.upstream import Cut, Play, Reset, Stall, answer, chunk
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio
@@ -370,3 +372,21 @@ async def test_a_429_without_a_time_rests_a_deployment_only_where_another_answer
         condition = stage.conditions.of("up/gpt")
         assert condition.is_resting(stage.now()) is (response.status == 200)
         assert not stage.conditions.of("up2/gpt").is_resting(stage.now())
+
+
+async def test_a_body_is_written_anew_once_whether_or_not_a_connection_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    upstream_body = OpenAI.upstream_body
+
+    def counted(dialect: OpenAI, call: Call, model: str) -> bytes:
+        written.append(model)
+        return upstream_body(dialect, call, model)
+
+    monkeypatch.setattr(OpenAI, "upstream_body", counted)
+    async with staged(tmp_path, [answer(b"{}")]) as stage:
+        for calls in (1, 2, 3):  # the first on a connection made for it
+            assert (await stage.ask(stage.chat())).status == 200
+            assert len(written) == calls
+        assert len(stage.upstream.seen) == 3
