@@ -7,7 +7,18 @@ import pytest
 import pytest_asyncio
 import uvloop
 
+from tests.support import compiled
 from tests.support.leaks import Failures, nothing_left
+
+
+def pytest_configure() -> None:
+    """Test nothing that is compiled from other sources than these."""
+    compiled.check()
+
+
+def pytest_report_header() -> str:
+    """Say what is tested."""
+    return f"llmrouter is {'interpreted' if compiled.library() is None else 'compiled'}"
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -11,8 +11,7 @@ by the number of keys ever issued, which callers cannot raise.
 import hmac
 import math
 from collections.abc import Iterable
-
-import msgspec
+from dataclasses import dataclass
 
 from llmrouter.access.issued import IssuedKey, iso_utc
 from llmrouter.access.key import Digest, read_id
@@ -24,7 +23,8 @@ from llmrouter.errors import ExpiredKey, InvalidKey, RevokedKey
 _INVALID = "the key is not valid; check that it was copied whole, or ask your admin for a new one"
 
 
-class _Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
     digest: bytes
     principal: Principal | None = None
     revoked_at_s: int | None = None

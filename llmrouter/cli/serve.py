@@ -1,5 +1,6 @@
 """`llmrouter serve`: run the daemon in the foreground, until a signal says to stop."""
 
+import importlib.util
 import logging
 import os
 from pathlib import Path
@@ -38,8 +39,9 @@ async def _serve(config: Config, state: State) -> None:
 
 def _announce(supervisor: Supervisor) -> None:
     _log.info(
-        "serving addresses=%s admin=%s pid=%d",
+        "serving addresses=%s admin=%s pid=%d path=%s",
         ",".join(supervisor.addresses),
         ",".join(supervisor.admin_addresses),
         os.getpid(),
+        "compiled" if importlib.util.find_spec("llmrouter.native__mypyc") else "interpreted",
     )

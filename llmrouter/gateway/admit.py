@@ -10,8 +10,7 @@ none is returned, nothing is taken.
 """
 
 from collections.abc import Iterable
-
-import msgspec
+from dataclasses import dataclass
 
 from llmrouter.contracts.call import Call
 from llmrouter.contracts.rule import MODEL_PREFIX
@@ -31,7 +30,8 @@ SERVED_BY_MAX = 4
 """How often a call may be passed on to another model."""
 
 
-class AdmissionTerms(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class AdmissionTerms:
     """How much, how long, and for whom."""
 
     inflight_max: int

@@ -8,8 +8,7 @@ still under way, as much is held again before the call is sent once more; else i
 
 import asyncio
 from collections.abc import Callable, Mapping
-
-import msgspec
+from dataclasses import replace
 
 from llmrouter.errors import NoDeploymentAvailable
 from llmrouter.gateway.attempt import Attempt
@@ -151,7 +150,7 @@ class Forwarder:
         except asyncio.CancelledError as left:
             await attempt.leave(left)
             attempt.close()
-            raise
+            raise left  # noqa: TRY201 - compiled, a bare raise after an await has nothing to raise
         except BaseException:
             attempt.close()  # no connection waits on for an answer that nobody takes
             raise
@@ -220,7 +219,7 @@ def facts_of(exchange: Asking, route: Route) -> Facts:
 
 def _within(timeouts: UpstreamTimeouts, left_s: float) -> UpstreamTimeouts:
     """The same for a later attempt: all of them share the time of one."""
-    return msgspec.structs.replace(timeouts, total_s=min(timeouts.total_s, left_s))
+    return replace(timeouts, total_s=min(timeouts.total_s, left_s))
 
 
 def _waits_for_place(failure: Failure, route: Route) -> bool:

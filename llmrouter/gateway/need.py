@@ -12,7 +12,7 @@ worst case is held, and a call that has none is refused.
 Invariant: nothing here awaits, or takes anything.
 """
 
-import msgspec
+from dataclasses import dataclass, replace
 
 from llmrouter.access.principal import Principal
 from llmrouter.contracts.call import Call
@@ -43,7 +43,8 @@ EMBEDDED_PART = 128
 tokens, and not 300,000."""
 
 
-class Case(msgspec.Struct, frozen=True, gc=False):
+@dataclass(frozen=True)
+class Case:
     """All that is the same for the calls of one key to one model."""
 
     principal: Principal
@@ -66,12 +67,12 @@ class Case(msgspec.Struct, frozen=True, gc=False):
         """The same, but that bucket does not refuse."""
         account = self.account.without(bucket)
         headers = quotas.LimitHeaders(account.gating)
-        return msgspec.structs.replace(self, account=account, headers=headers)
+        return replace(self, account=account, headers=headers)
 
     def falling_back_from(self, models: tuple[str, ...]) -> "Case":
         """The same for a call that the limits on requests have counted for one of `models`."""
         account = self.account.without_requests_of(models)
-        return msgspec.structs.replace(self, account=account)
+        return replace(self, account=account)
 
 
 class Cases:

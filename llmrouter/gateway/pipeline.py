@@ -2,10 +2,9 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
-
-import msgspec
 
 from llmrouter.access.principal import Principal
 from llmrouter.contracts.call import Operation
@@ -56,7 +55,8 @@ class ExchangeLog(Protocol):
         """`exchange` is over."""
 
 
-class Door(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Door:
     """What is served at a path."""
 
     dialect: Dialect
@@ -64,7 +64,8 @@ class Door(msgspec.Struct, frozen=True):
     """A call; None is the list of models."""
 
 
-class _Entered(msgspec.Struct, frozen=True, gc=False):
+@dataclass(frozen=True)
+class _Entered:
     """What a head alone tells: kept for the next of its connection that is alike."""
 
     door: Door
@@ -73,7 +74,8 @@ class _Entered(msgspec.Struct, frozen=True, gc=False):
     keyring_changes: int
 
 
-class Steps(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Steps:
     """The steps of the path, and what they tell the time by."""
 
     authenticator: Authenticator

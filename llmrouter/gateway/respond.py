@@ -44,7 +44,7 @@ async def _long_plain(exchange: Exchange, reply: Reply, meter: Meter) -> None:
         await relay.run(relay)
     except asyncio.CancelledError as left:
         await drain(exchange, reply, left)
-        raise
+        raise left  # noqa: TRY201 - compiled, a bare raise after an await has nothing to raise
     finally:
         if relay.is_whole:
             meter.usage = exchange.dialect.read_usage_tail(relay.tail)
@@ -62,7 +62,7 @@ async def _stream(exchange: Exchange, reply: Reply, meter: Meter) -> None:
         await relay.run(relay)
     except asyncio.CancelledError as left:
         await drain(exchange, reply, left)
-        raise
+        raise left  # noqa: TRY201 - compiled, a bare raise after an await has nothing to raise
     finally:
         meter.usage, meter.is_whole = tap.usage, tap.complete
     if relay.error is not None:

@@ -7,8 +7,7 @@ asked for a name that leads nowhere is told the nearest that this principal may 
 """
 
 from collections.abc import Mapping
-
-import msgspec
+from dataclasses import dataclass
 
 from llmrouter.access.nearest import NearestNames
 from llmrouter.access.policy import ModelPolicy
@@ -24,7 +23,8 @@ _SHOWN_CHARS_MAX = 100
 _LISTED = "GET /v1/models lists what this key may use"
 
 
-class _Listed(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class _Listed:
     """What a principal may use, in the order of the alphabet."""
 
     principal: Principal
@@ -32,7 +32,8 @@ class _Listed(msgspec.Struct, frozen=True):
     nearest: NearestNames
 
 
-class Found(msgspec.Struct, frozen=True, gc=False):
+@dataclass(frozen=True)
+class Found:
     """What serves a name."""
 
     route: Route

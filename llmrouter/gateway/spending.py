@@ -16,6 +16,7 @@ slices. At its end it is charged with what the upstream reported, else with what
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 
 import msgspec
@@ -48,14 +49,16 @@ class Flight:
         self.now_ms = now_ms
 
 
-class Who(msgspec.Struct, frozen=True, gc=False):
+@dataclass(frozen=True)
+class Who:
     """Whose call it is, as far as estimates go."""
 
     key_id: str
     model: str
 
 
-class Need(msgspec.Struct, frozen=True, gc=False):
+@dataclass(frozen=True)
+class Need:
     """What one call is foreseen to use."""
 
     who: Who

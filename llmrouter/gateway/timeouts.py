@@ -8,8 +8,7 @@ upstream lets it ask for:
 """
 
 from collections.abc import Mapping
-
-import msgspec
+from dataclasses import replace
 
 from llmrouter.errors import InvalidRequest
 from llmrouter.gateway.upstream import Upstream
@@ -49,12 +48,12 @@ class Timeouts:
         known = self._known.get(name)
         if known is None:
             own = self._of_models.get(route.name, _NOTHING)
-            known = self._known[name] = msgspec.structs.replace(upstream.terms.timeouts, **own)
+            known = self._known[name] = replace(upstream.terms.timeouts, **own)
         if not asked:
             return known
         most = upstream.terms.asked_max_s
         bounded = {member: min(seconds, most) for member, seconds in asked.items()}
-        return msgspec.structs.replace(known, **bounded)
+        return replace(known, **bounded)
 
     def asked(self, headers: Mapping[bytes, bytes], route: Route) -> Overrides:
         """What a caller asks for; raises InvalidRequest where that cannot be had."""

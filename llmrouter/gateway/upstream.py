@@ -1,6 +1,6 @@
 """An upstream as the path sees it: a pool, a dialect, and what every request to it begins with."""
 
-import msgspec
+from dataclasses import dataclass
 
 from llmrouter.contracts.call import Operation
 from llmrouter.contracts.dialect import Dialect
@@ -11,7 +11,8 @@ from llmrouter.http1.request import Request
 from llmrouter.http1.upstream import UpstreamTimeouts
 
 
-class UpstreamTerms(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class UpstreamTerms:
     """How an upstream is dealt with."""
 
     timeouts: UpstreamTimeouts

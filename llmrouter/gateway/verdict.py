@@ -5,8 +5,7 @@ in a refusal; never by words. Nothing here awaits.
 """
 
 from collections.abc import Mapping
-
-import msgspec
+from dataclasses import dataclass
 
 from llmrouter.contracts.call import Call, Objection
 from llmrouter.contracts.dialect import RefusedInStream
@@ -42,7 +41,8 @@ _BY_OBJECTION: Mapping[Objection | None, FailureKind] = {
 _DISOWNED = {401: "refused our credential", 402: "says that our account may not pay"}
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Failure:
     """An attempt that gave no answer to the call."""
 
     kind: FailureKind

@@ -11,10 +11,10 @@ than `total_s`. Bytes that are no answer yet (pings, a head, a role) do not put 
 """
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
-import msgspec
 
 from llmrouter.http1.deadlines import NEVER
 from llmrouter.http1.errors import ConnectionLost, HttpError, ResponseError, ResponseTimeout
@@ -31,7 +31,8 @@ _KEEP_ALIVE_MARGIN_S = 1.0
 """How long before the upstream says it will close an idle connection we stop using it."""
 
 
-class UpstreamTimeouts(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class UpstreamTimeouts:
     """Seconds; see the module."""
 
     connect_s: float

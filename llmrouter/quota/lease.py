@@ -5,7 +5,7 @@ fit is refused here, and told the time at which it will, which is never too earl
 asked for. Pure; time comes in.
 """
 
-import msgspec
+from dataclasses import dataclass
 
 from llmrouter.contracts.rule import RATE_PERIODS_MS, Kind, Rule
 from llmrouter.quota.messages import Reason, Refused
@@ -165,7 +165,8 @@ class Lease:
         )
 
 
-class Account(msgspec.Struct, frozen=True, gc=False):
+@dataclass(frozen=True)
+class Account:
     """The leases that apply to the calls of one key to one model."""
 
     gating: tuple[Lease, ...]

@@ -16,8 +16,7 @@ Each proves an open deployment by probes of its own, unless it hears first that 
 
 import enum
 from collections.abc import Mapping
-
-import msgspec
+from dataclasses import dataclass
 
 from llmrouter.routing.window import Window
 
@@ -29,7 +28,8 @@ _UNJUDGED = -1
 """The spell of an attempt that was not allowed: what comes of it proves nothing."""
 
 
-class BreakerTerms(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class BreakerTerms:
     """When a breaker opens, and for how long."""
 
     failures: int = 5

@@ -4,9 +4,8 @@ An exact name wins, then an alias, then the longest pattern; of two patterns as 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
-
-import msgspec
 
 from llmrouter.contracts import patterns
 from llmrouter.errors import ModelNotFound
@@ -24,7 +23,8 @@ RESTRICTED_MAX = 256
 """Sets of required tags that a route is remembered for; they are those of router.toml."""
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Policy:
     """What becomes of a call that a deployment does not answer."""
 
     attempts_max: int = 3

@@ -7,7 +7,6 @@ import asyncio
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -26,7 +25,6 @@ from llmrouter.gateway.respond import respond
 from llmrouter.gateway.route import Router
 from llmrouter.gateway.upstream import Upstream, UpstreamTerms
 from llmrouter.http1.deadlines import Deadlines
-from llmrouter.http1.downstream import ServerConnection
 from llmrouter.http1.origin import Origin
 from llmrouter.http1.pool import Pool
 from llmrouter.http1.reader import RequestReader
@@ -41,7 +39,7 @@ from llmrouter.routing.strategy import NO_FACTS, Weighted
 from tests.bench.calls import PATH, Headers, chat, lowered, message, plain_headers, sdk_headers
 from tests.support.fleet import fleet
 from tests.support.idle import deployment, idle_exchange, idle_spending
-from tests.support.transport import FakeLoop
+from tests.support.transport import FakeLoop, FakeTransport
 
 pytestmark = [pytest.mark.bench, pytest.mark.benchmark(max_time=0.2, min_rounds=5)]
 
@@ -276,10 +274,15 @@ def ended(seq: int) -> End:
     )  # fmt: skip
 
 
+def a_journal(directory: Path) -> Journal:
+    """One whose writes nobody asks for."""
+    files = JournalFiles(directory / "journal", Header(worker="0", boot="b00t", pid=1))
+    return Journal(files, call_soon=lambda _: None, call_later=lambda *_: None)
+
+
 def test_journal_a_call(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
     """From records that are made; `us_per_call` is what one call of a write costs."""
-    files = JournalFiles(tmp_path / "journal", Header(worker="0", boot="b00t", pid=1))
-    journal = Journal(files, call_soon=lambda _: None, call_later=lambda *_: None)
+    journal = a_journal(tmp_path)
     seqs = itertools.count(1)
     went_on = 0
 
@@ -354,46 +357,38 @@ ANSWERED = {
 LIMIT_HEADERS = b"x-ratelimit-limit-requests: 500\r\nx-ratelimit-remaining-requests: 499\r\n"
 
 
-class Kept:
-    """Stands for a client's connection: keeps the last answer."""
+class Kept(FakeTransport):
+    """Keeps the last write."""
 
-    def __init__(self) -> None:
-        self.head = self.body = b""
-
-    def respond(self, head: bytes, body: bytes) -> None:
-        self.head, self.body = head, body
-
-
-class Idle:
-    """Stands for an upstream's connection, which has done its part."""
-
-    def begun(self) -> None:
-        pass
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes[:] = [bytes(data)]
 
 
 def whole_reply() -> Reply:
     """A plain answer that has come."""
-    nowhere = cast("UpstreamConnection", Idle())
-    reply = Reply(FakeLoop(), nowhere, opens=lambda _: True, shows_secret=lambda _: False)
+    connection = UpstreamConnection(asyncio.run(upstream()).pool, FakeLoop())
+    reply = Reply(FakeLoop(), connection, opens=lambda _: True, shows_secret=lambda _: False)
     reply.response_head(200, ANSWERED)
     reply.response_data(ANSWER)
     reply.response_end(framed=True)
     return reply
 
 
-def test_assemble_the_head_of_an_answer(benchmark: BenchmarkFixture) -> None:
-    """With all of the last step of a plain answer, but for its write."""
-    client = Kept()
+def test_assemble_the_head_of_an_answer(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
+    """With all of the last step of a plain answer, but for the system call."""
     exchange = idle_exchange()
-    exchange.connection = cast("ServerConnection", client)
+    client, kept = exchange.connection, Kept()
+    client._transport = kept
+    exchange.request.complete = exchange.request.keep_alive = True
+    client._respond_to(exchange.request)
     exchange.deployment = "far/gpt-4o"
     exchange.limit_headers = LIMIT_HEADERS
     reply = whole_reply()
-    meter = Meter(
-        cast("Journal", None), exchange, idle_spending(), clock=lambda: NOW_S, now_ms=lambda: NOW_MS
-    )
+    journal = a_journal(tmp_path)
+    meter = Meter(journal, exchange, idle_spending(), clock=lambda: NOW_S, now_ms=lambda: NOW_MS)
 
     def answer() -> None:
+        client._responded = False
         step = respond(exchange, reply, meter)
         try:
             step.send(None)  # it has nothing to wait for
@@ -402,9 +397,11 @@ def test_assemble_the_head_of_an_answer(benchmark: BenchmarkFixture) -> None:
         raise AssertionError("a whole answer was waited for")
 
     benchmark(answer)
+    journal.close()
 
-    assert client.body == ANSWER
-    first, *fields = client.head.removesuffix(b"\r\n").split(b"\r\n")
+    head, body = kept.written.split(b"\r\n\r\n")
+    assert body == ANSWER
+    first, *fields = head.split(b"\r\n")
     assert first == b"HTTP/1.1 200 OK"
     passed = [b"content-type", b"openai-processing-ms", b"openai-version"]
     assert sorted(fields) == sorted(
@@ -413,5 +410,6 @@ def test_assemble_the_head_of_an_answer(benchmark: BenchmarkFixture) -> None:
             b"x-llmrouter-deployment: far/gpt-4o",
             *LIMIT_HEADERS.removesuffix(b"\r\n").split(b"\r\n"),
             b"x-request-id: req_1",
+            b"content-length: %d" % len(ANSWER),
         ]
     )

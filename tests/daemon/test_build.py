@@ -26,6 +26,7 @@ from llmrouter.daemon.rules import prices, prices_at, rules
 from llmrouter.gateway.exchange import Exchange
 from llmrouter.http1.deadlines import Deadlines
 from llmrouter.http1.server import Server, ServerSettings
+from llmrouter.http1.upstream import UpstreamTimeouts
 from llmrouter.metering.journal import Journal, JournalFiles, Write, journal_paths
 from llmrouter.metering.prices import PriceTable
 from llmrouter.metering.records import Header
@@ -283,8 +284,10 @@ async def test_the_time_outs_of_each_upstream_are_its_own(tmp_path: Path) -> Non
             for name, table in settings("http://x", tables).upstreams.items()
         }
 
-    assert msgspec.structs.astuple(made["quick"]) == (1.5, 0.05, 2.5, 3.5)
-    assert msgspec.structs.astuple(made["usual"]) == (5.0, 60.0, 30.0, 600.0)
+    assert made == {
+        "quick": UpstreamTimeouts(connect_s=1.5, first_s=0.05, idle_s=2.5, total_s=3.5),
+        "usual": UpstreamTimeouts(connect_s=5.0, first_s=60.0, idle_s=30.0, total_s=600.0),
+    }
 
 
 @pytest.mark.asyncio

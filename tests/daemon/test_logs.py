@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
 
 import pytest
 
@@ -19,6 +18,7 @@ from llmrouter.daemon.logs import ExchangeLog, Writer
 from llmrouter.errors import InternalError, InvalidKey, RouterError, UpstreamTimeout
 from llmrouter.gateway.exchange import Exchange
 from llmrouter.http1.request import Request
+from tests.support.idle import idle_exchange
 
 AT_S = 1_700_000_000.5
 ARRIVED_S = 100.0
@@ -98,7 +98,7 @@ def exchange(
 ) -> Exchange:
     request = Request(target)
     request.method = method
-    made = Exchange(cast("Any", None), cast("Any", None), request, "req_1a")
+    made = idle_exchange(request, "req_1a")
     made.arrived_at = ARRIVED_S
     made.status, made.principal, made.error = status, principal, error
     made.model, made.deployment = model, deployment

@@ -643,7 +643,7 @@ async def test_a_key_that_ends_while_its_call_waits_reaches_no_upstream(
         if how == "revoked":
             stage.ring.apply([stage.book.revoke(key_id, stage.now_s)])
         else:
-            stage.ring.apply([msgspec.structs.replace(stage.book.get(key_id), models=["same"])])
+            stage.ring.apply([msgspec.structs.replace(stage.book.get(key_id), models=("same",))])
         go_on.set()
         assert await served(first) == 200
         response = await shown(second)

@@ -7,13 +7,26 @@ from typing import Any
 
 import pytest
 
+from llmrouter.contracts.call import Operation
+from llmrouter.dialects.openai import OpenAI
 from llmrouter.gateway.attempt import HEDGED
 from llmrouter.gateway.need import TEMPLATE_TOKENS_MAX
 from llmrouter.metering.replay import JournaledCall
 from llmrouter.routing.breaker import BreakerTerms, State
+from llmrouter.routing.hedging import HedgeDelay
 from llmrouter.routing.repeats import FLOOR
 from llmrouter.routing.routes import Policy
-from tests.support.gateway import UNLIMITED, At, Quota, Stage, asking, error_of, limited, staged
+from tests.support.gateway import (
+    UNLIMITED,
+    At,
+    Quota,
+    Stage,
+    asking,
+    error_of,
+    limited,
+    shown,
+    staged,
+)
 from tests.support.interrupting import Interrupted, lose_clients
 from tests.support.leaks import Failures
 from tests.support.ledger import TOKEN_NANO, at_once, money, requests, tokens
@@ -407,15 +420,47 @@ async def test_it_may_be_cancelled_wherever_it_waits(
         await stage.upstreams_left()
 
 
-async def test_a_second_that_goes_wrong_for_a_bug_leaves_nothing_behind(
+class Broken(OpenAI):
+    """A dialect with a bug."""
+
+    def upstream_path(self, operation: Operation) -> bytes:
+        raise LookupError("a bug")
+
+
+async def test_a_bug_before_a_call_has_left_sends_nothing(
     tmp_path: Path, no_leaks: Failures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async with (
+        hedged(tmp_path, [plain()], [streamed()]) as stage,
+        stage.connected() as client,
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(HedgeDelay, "delay_s", broken)
+            await client.send(stage.chat(stream=True))
+            response = await shown(client)
+        assert (response.status, error_of(response)["code"]) == (500, "internal_error")
+        await stage.at_rest()
+        (logged,) = no_leaks.seen
+        no_leaks.seen.clear()
+        assert "LookupError: a bug" in logged
+        await client.send(stage.chat())
+        assert (await shown(client)).status == 200
+        first, second = await stage.calls(2)
+        assert first.end is not None
+        assert second.end is not None
+        assert (first.end.outcome, second.end.outcome) == ("router_error", "ok")
+        assert len(stage.upstream.seen) == 1
+
+
+def broken(*_: object) -> Any:
+    raise LookupError("a bug")
+
+
+async def test_a_second_that_goes_wrong_for_a_bug_leaves_nothing_behind(
+    tmp_path: Path, no_leaks: Failures
+) -> None:
     async with hedged(tmp_path, [Stall()], [streamed()]) as stage:
-
-        def broken(*_: object) -> Any:
-            raise LookupError("a bug")
-
-        monkeypatch.setattr(stage.upstreams["up2"], "request_head", broken)
+        stage.upstreams["up2"].dialect = Broken()
         response = await stage.ask(stage.chat(stream=True))
         assert (response.status, error_of(response)["code"]) == (500, "internal_error")
         await until(lambda: stage.upstream.open == 0, "the first is not left")

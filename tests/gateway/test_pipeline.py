@@ -10,10 +10,9 @@ from llmrouter.access.principal import Principal
 from llmrouter.dialects.openai import OpenAI
 from llmrouter.dialects.openai.taps import CompletionTap
 from llmrouter.errors import CODES, RouterError
-from llmrouter.gateway.attempt import Attempt
-from llmrouter.gateway.meter import Meter
-from llmrouter.gateway.route import Found, Router
-from llmrouter.metering.journal import Journal
+from llmrouter.gateway import meter
+from llmrouter.gateway.route import Router
+from llmrouter.routing.condition import Condition
 from llmrouter.routing.routes import Route, Routes
 from llmrouter.routing.strategy import Ordered
 from tests.support.application import settings
@@ -260,17 +259,13 @@ async def test_a_drained_node_refuses_whoever_asks_and_whatever(tmp_path: Path) 
 # ---- bugs ------------------------------------------------------------------------------------
 
 
-class Broken(Router):
-    """A router with a bug."""
+class Broken(ModelPolicy):
+    """A policy with bugs."""
 
-    def __init__(self) -> None:
-        route = Route("gpt", [deployment()], Ordered)
-        super().__init__(Routes([route]), ModelPolicy({}, {}))
-
-    def find(self, asked: str, principal: Principal) -> Found:
+    def mapped(self, principal: Principal, asked: str) -> str:
         raise KeyError(f"a bug with {asked}")
 
-    def names(self, principal: Principal) -> list[str]:
+    def mapped_names(self, principal: Principal) -> set[str]:
         raise RecursionError("another bug")
 
 
@@ -278,7 +273,8 @@ class Broken(Router):
 async def test_a_bug_is_answered_logged_and_costs_no_connection(
     tmp_path: Path, no_leaks: Failures, what: str
 ) -> None:
-    async with staged(tmp_path, OK, router=Broken()) as stage, stage.connected() as client:
+    router = Router(Routes([Route("gpt", [deployment()], Ordered)]), Broken({}, {}))
+    async with staged(tmp_path, OK, router=router) as stage, stage.connected() as client:
         listing = request(b"/v1/models", stage.key, method=b"GET")
         for n in (1, 2):
             await client.send(stage.chat() if what == "call" else listing)
@@ -336,9 +332,8 @@ def broken(*_: object, **__: object) -> Any:
     ("owner", "name", "begun", "sent"),
     [
         (OpenAI, "upstream_body", 0, 0),
-        (Journal, "begin", 0, 0),
-        (Attempt, "finish", 1, 0),
-        (Meter, "first_byte", 1, 1),
+        (meter, "Begin", 0, 0),
+        (Condition, "first_token", 1, 1),
         (OpenAI, "read_usage", 1, 1),
     ],
 )
@@ -346,7 +341,7 @@ async def test_a_bug_on_the_way_gives_back_what_was_taken(
     tmp_path: Path,
     no_leaks: Failures,
     monkeypatch: pytest.MonkeyPatch,
-    owner: type,
+    owner: object,
     name: str,
     begun: int,
     sent: int,

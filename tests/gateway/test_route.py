@@ -351,11 +351,11 @@ def test_what_is_remembered_for_refusals_does_not_pile_up() -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str, int, str]] = {
-    "by-key": ({"models": ["other*"]}, "gpt", 403, "model_not_allowed"),
+    "by-key": ({"models": ("other*",)}, "gpt", 403, "model_not_allowed"),
     "by-org": ({"org": "narrow"}, "same", 403, "model_not_allowed"),
     "by-team": ({"team": "ops"}, "gpt", 403, "model_not_allowed"),
-    "by-key-of-pattern": ({"models": ["any-1"]}, "any-2", 403, "model_not_allowed"),
-    "by-alias-of-another": ({"models": ["same"]}, "nick", 403, "model_not_allowed"),
+    "by-key-of-pattern": ({"models": ("any-1",)}, "any-2", 403, "model_not_allowed"),
+    "by-alias-of-another": ({"models": ("same",)}, "nick", 403, "model_not_allowed"),
     "unknown": ({}, "gtp", 404, "model_not_found"),
     "pattern-prefix": ({}, "any", 404, "model_not_found"),
     "upstream-name": ({}, "gpt-real", 404, "model_not_found"),
@@ -443,10 +443,10 @@ async def test_the_list_shows_a_key_what_it_may_use(tmp_path: Path) -> None:
         tmp_path, [answer(b"{}")], orgs=ORGS, teams=TEAMS, aliases={"gpt": ["nick"]}
     ) as stage:
         assert await listed(stage) == ["gpt", "nick", "same"]
-        assert await listed(stage, models=["same"]) == ["same"]
+        assert await listed(stage, models=("same",)) == ["same"]
         assert await listed(stage, org="narrow") == ["gpt", "nick"]
         assert await listed(stage, team="ops") == ["same"]
-        assert await listed(stage, org="narrow", models=["same"]) == []
+        assert await listed(stage, org="narrow", models=("same",)) == []
         assert stage.upstream.connections == 0
 
 
@@ -489,7 +489,7 @@ async def test_an_unknown_model_is_not_found(tmp_path: Path, target: bytes) -> N
 @pytest.mark.asyncio
 async def test_a_model_of_others_is_not_found_either(tmp_path: Path) -> None:
     async with staged(tmp_path, [answer(b"{}")]) as stage:
-        key = stage.issue(models=["same"])
+        key = stage.issue(models=("same",))
         response = await stage.ask(request(b"/v1/models/gpt", key, method=b"GET"))
         assert (response.status, error_of(response)["code"]) == (404, "model_not_found")
 

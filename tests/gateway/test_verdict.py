@@ -34,6 +34,7 @@ from llmrouter.http1.origin import Origin
 from llmrouter.http1.pool import Pool
 from llmrouter.routing.failure import FailureKind
 from tests.support.gateway import CREDENTIAL, PATIENT, asking
+from tests.support.idle import nothing_upstream
 from tests.support.plays import ROLE, delta, event
 
 SSE = {b"content-type": b"text/event-stream"}
@@ -122,16 +123,6 @@ def test_no_header_of_an_upstream_is_a_fault_of_ours(ms: bytes, after: bytes, da
 # ---- judging ---------------------------------------------------------------------------------
 
 
-class Wire:
-    """A connection of which nothing more is to be heard."""
-
-    def serves(self, _receiver: object) -> bool:
-        return False
-
-    def begun(self) -> None:
-        pass
-
-
 def a_reply(
     status: int = 200,
     body: bytes = b"",
@@ -143,7 +134,7 @@ def a_reply(
     dialect = OpenAI()
     reply = Reply(
         asyncio.get_running_loop(),
-        Wire(),  # type: ignore[arg-type]  # it is asked for nothing else
+        nothing_upstream(),
         lambda block: dialect.opens(Operation.CHAT, block),
         lambda _: False,
     )

@@ -10,6 +10,7 @@ import itertools
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -251,7 +252,7 @@ class Stage:
     def set_asked_max(self, upstream: str, seconds: float) -> None:
         """That upstream lets callers ask for time-outs up to so long."""
         terms = self.upstreams[upstream].terms
-        self.upstreams[upstream].terms = msgspec.structs.replace(terms, asked_max_s=seconds)
+        self.upstreams[upstream].terms = replace(terms, asked_max_s=seconds)
 
     async def cut_off(self, upstream: str) -> None:
         """From now on nobody can connect to that upstream."""

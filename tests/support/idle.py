@@ -1,15 +1,23 @@
 """Exchanges and holds that stand by themselves, for what looks at one."""
 
+import asyncio
 from collections.abc import Awaitable, Mapping
+from types import SimpleNamespace
 from typing import cast
 
 from llmrouter.access.patterns import ModelPatterns
 from llmrouter.access.principal import Principal
+from llmrouter.daemon.demo.server import SETTINGS
 from llmrouter.dialects.openai import OpenAI
 from llmrouter.gateway.exchange import Exchange
 from llmrouter.gateway.spending import Flight, Need, Spending, Who
+from llmrouter.http1.deadlines import Deadlines
 from llmrouter.http1.downstream import ServerConnection
-from llmrouter.http1.request import Request
+from llmrouter.http1.origin import Origin
+from llmrouter.http1.pool import Pool
+from llmrouter.http1.request import Buffered, Request
+from llmrouter.http1.server import Server
+from llmrouter.http1.upstream import UpstreamConnection
 from llmrouter.metering.prices import Price, PriceBook, PriceTable
 from llmrouter.quota.estimate import Estimator
 from llmrouter.quota.leases import Account, Leases
@@ -31,10 +39,22 @@ class _Nobody:
         raise AssertionError("this exchange is not for serving")
 
 
-def idle_exchange() -> Exchange:
+def nowhere() -> ServerConnection:
+    """A connection that nobody has made."""
+    server = SimpleNamespace(loop=None, settings=SETTINGS, buffered=Buffered(0), draining=False)
+    return ServerConnection(cast("Server", server))
+
+
+def nothing_upstream() -> UpstreamConnection:
+    """A connection to an upstream that nobody has made. Needs a running loop."""
+    loop = asyncio.get_running_loop()
+    return UpstreamConnection(Pool(Origin.from_url("http://up.test"), Deadlines(loop, 1)), loop)
+
+
+def idle_exchange(request: Request | None = None, request_id: str = "req_1") -> Exchange:
     """An exchange that stands by itself, for what looks at one: it cannot answer."""
-    nowhere = cast("ServerConnection", None)
-    exchange = Exchange(_Nobody(), nowhere, Request(b"/v1/models"), "req_1")
+    request = request or Request(b"/v1/models")
+    exchange = Exchange(_Nobody(), nowhere(), request, request_id)
     exchange.dialect = OpenAI()
     exchange.principal = Principal(
         org="acme", team=None, user=None, key_id="k" * 12, models=ModelPatterns()

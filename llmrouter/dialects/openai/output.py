@@ -22,7 +22,7 @@ _CHAT, _COMPLETION = Operation.CHAT, Operation.COMPLETION
 _EMBEDDING, _RESPONSE = Operation.EMBEDDING, Operation.RESPONSE
 _OVERRULING = "n_predict"
 """Where llama.cpp finds this, it does not look at `max_tokens`."""
-MEMBERS = frozenset(
+MEMBERS: frozenset[str] = frozenset(
     {
         *("max_completion_tokens", "max_tokens", "max_output_tokens", _OVERRULING),
         *("n", "best_of", "prompt"),

@@ -1,0 +1,52 @@
+"""What is compiled, mypyc must be able to compile to the same: some of Python it does not.
+
+Found by trying, with mypy 2.4 on Python 3.11; see also https://mypyc.readthedocs.io/en/latest/differences_from_python.html:
+- a msgspec.Struct loses its annotations, and the keywords of its class;
+- a bare `raise`, after an await in the same handler, has nothing to raise, and crashes;
+- interpreted classes cannot inherit from compiled ones, nor be put in their place.
+"""
+
+import ast
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.compiled import compiled, library
+
+
+@pytest.mark.skipif("LLMROUTER_INTERPRETED" in os.environ, reason="asked for")
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_the_path_is_compiled() -> None:
+    assert library() is not None
+
+
+@pytest.mark.parametrize("path", compiled(), ids=lambda path: f"{path.parent.name}.{path.stem}")
+def test_what_is_compiled_is_what_can_be(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    structs = [
+        f"{node.name}, in line {node.lineno}, is a msgspec.Struct"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        for base in node.bases
+        if ast.unparse(base).endswith("Struct")
+    ]
+    raises = [
+        f"line {node.lineno} raises what is gone after an await: name it"
+        for handler in ast.walk(tree)
+        if isinstance(handler, ast.ExceptHandler)
+        and any(isinstance(node, ast.Await | ast.AsyncWith | ast.AsyncFor) for node in own(handler))
+        for node in own(handler)
+        if isinstance(node, ast.Raise) and node.exc is None
+    ]
+    assert structs + raises == []
+
+
+def own(node: ast.AST) -> Iterator[ast.AST]:
+    """What is in it, but for functions of their own."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from own(child)
