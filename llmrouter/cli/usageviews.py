@@ -8,7 +8,7 @@ import msgspec
 from llmrouter.cli.sheet import Sheet, count, name, rounded_usd, shares, usd
 from llmrouter.cli.times import iso
 from llmrouter.metering.accounts import BookedCall, Dimension, Period, Report, Total
-from llmrouter.metering.booking import Tally
+from llmrouter.metering.tally import Tally
 
 Record = dict[str, object]
 _MONEY = {"cost_nano_usd": "cost_usd", "reported_nano_usd": "reported_usd"}

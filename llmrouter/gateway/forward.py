@@ -138,6 +138,7 @@ class Forwarder:
         """Make one attempt, or two where the first token is late; it has answered, or failed."""
         attempt = self._attempt(exchange, meter, deployment)
         attempt.serves()
+        left: asyncio.CancelledError | None = None
         try:
             if attempt.start_at_once() or await attempt.start(waits=waits) is None:
                 hedge = meter.spending.route.hedge
@@ -147,13 +148,15 @@ class Forwarder:
                     attempt = await self._hedged(exchange, meter, attempt)
             if attempt.failure is None:
                 meter.first_byte()
-        except asyncio.CancelledError as left:
-            await attempt.leave(left)
-            attempt.close()
-            raise left  # noqa: TRY201 - compiled, a bare raise after an await has nothing to raise
+        except asyncio.CancelledError as error:
+            left = error
         except BaseException:
             attempt.close()  # no connection waits on for an answer that nobody takes
             raise
+        if left is not None:
+            await attempt.leave(left)
+            attempt.close()
+            raise left
         return attempt
 
     async def _hedged(self, exchange: Exchange, meter: Meter, first: Attempt) -> Attempt:

@@ -22,6 +22,7 @@ from llmrouter.errors import (
     UnknownPath,
 )
 from llmrouter.gateway.admit import Admission
+from llmrouter.gateway.attempt import Attempt
 from llmrouter.gateway.authenticate import Authenticator
 from llmrouter.gateway.exchange import Exchange
 from llmrouter.gateway.fallback import Fallbacks, TakeOver, told
@@ -239,10 +240,13 @@ class Gateway:
         with spending, steps.meter(exchange, spending) as meter:
             if before is not None:
                 meter.take_over(before.counted, before.attempts, before.meter)
+            attempt: Attempt | Unserved
             try:
                 attempt = await steps.forwarder.forward(exchange, meter)
             except Unserved as unserved:
-                return await self._go_on(exchange, meter, unserved, before)
+                attempt = unserved
+            if isinstance(attempt, Unserved):
+                return await self._go_on(exchange, meter, attempt, before)
             passed = False
             try:
                 reply = attempt.reply

@@ -37,14 +37,23 @@ def respond_whole(exchange: Exchange, reply: Reply, meter: Meter) -> None:
     exchange.connection.respond(_head(exchange, reply), reply.body)
 
 
+async def _pass_on(relay: PlainRelay | StreamRelay, exchange: Exchange, reply: Reply) -> None:
+    """Pass on an answer; where its client leaves, hear the rest of it first."""
+    left: asyncio.CancelledError | None = None
+    try:
+        await relay.run(relay)
+    except asyncio.CancelledError as error:
+        left = error
+    if left is not None:
+        await drain(exchange, reply, left)
+        raise left
+
+
 async def _long_plain(exchange: Exchange, reply: Reply, meter: Meter) -> None:
     relay = PlainRelay(exchange, reply, _head(exchange, reply))
     meter.has_passed = True
     try:
-        await relay.run(relay)
-    except asyncio.CancelledError as left:
-        await drain(exchange, reply, left)
-        raise left  # noqa: TRY201 - compiled, a bare raise after an await has nothing to raise
+        await _pass_on(relay, exchange, reply)
     finally:
         if relay.is_whole:
             meter.usage = exchange.dialect.read_usage_tail(relay.tail)
@@ -59,10 +68,7 @@ async def _stream(exchange: Exchange, reply: Reply, meter: Meter) -> None:
     spending.on_extended = meter.extended
     relay = StreamRelay(exchange, reply, _head(exchange, reply), tap, spending)
     try:
-        await relay.run(relay)
-    except asyncio.CancelledError as left:
-        await drain(exchange, reply, left)
-        raise left  # noqa: TRY201 - compiled, a bare raise after an await has nothing to raise
+        await _pass_on(relay, exchange, reply)
     finally:
         meter.usage, meter.is_whole = tap.usage, tap.complete
     if relay.error is not None:

@@ -19,8 +19,8 @@ from pathlib import Path
 import msgspec
 
 from llmrouter.metering.bookfile import BooksError, failures_named, open_to_read, transaction
-from llmrouter.metering.booking import Tally
 from llmrouter.metering.books import DAY_MS, HOUR_MS
+from llmrouter.metering.tally import Tally
 
 TOTALS_MAX = 200_000
 """Of one report: more would take a machine's memory, and nobody could read them."""

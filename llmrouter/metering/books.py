@@ -19,9 +19,10 @@ from pathlib import Path
 import msgspec
 
 from llmrouter.metering.bookfile import failures_named, open_to_write, transaction
-from llmrouter.metering.booking import Names, Tally, amounts, booked, how, tally, what, who
+from llmrouter.metering.booking import Names, amounts, booked, how, tally, what, who
 from llmrouter.metering.records import Begin, End
 from llmrouter.metering.tail import Folded, Position
+from llmrouter.metering.tally import Tally
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS

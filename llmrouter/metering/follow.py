@@ -19,6 +19,7 @@ from typing import assert_never
 
 import msgspec
 
+from llmrouter.metering.facts import Began, Counts, Ended, Folded, Interrupted, Position
 from llmrouter.metering.journal import name_parts
 from llmrouter.metering.records import Begin, End, Header, Hold, Record
 from llmrouter.metering.replay import LINE_BYTES_MAX, UNREADABLE, Damaged, check_format
@@ -31,73 +32,16 @@ _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 _decode = _decoder.decode
 
 
-class Began(msgspec.Struct, frozen=True, gc=False):
-    """A call may have reached its upstream."""
-
-    boot: str
-    worker: str
-    begin: Begin
-
-
-class Ended(msgspec.Struct, frozen=True, gc=False):
-    """A call is over."""
-
-    boot: str
-    begin: Begin
-    hold: tuple[int, int]
-    """The tokens and nano-USD that were held for it at last."""
-    end: End
-
-
-class Interrupted(msgspec.Struct, frozen=True, gc=False):
-    """The writer died before the call's end; what was held is the best that is known."""
-
-    boot: str
-    begin: Begin
-    hold: tuple[int, int]
-    """The tokens and nano-USD that were held for it at last."""
-
-
-Folded = Began | Ended | Interrupted | Damaged
-
-
-class Position(msgspec.Struct, frozen=True, array_like=True):
-    """Up to where a boot's facts were handed out; encodes in a few bytes."""
-
-    name: str = ""
-    """The file to go on in; empty before the first."""
-    offset: int = 0
-    """Where in it."""
-    seq: int = 0
-    """The highest that began."""
-    open: dict[str, list[tuple[int, int, int]]] = {}
-    """Calls in flight, by the file of their begin: its offset, the tokens and nano-USD held."""
-    closed: bool = False
-    """The writer is dead and nothing is left to read."""
-
-
-class Counts(msgspec.Struct):
-    """What was met that is no fact, since this `Tail` was made."""
-
-    duplicates: int = 0
-    """Second records of a call."""
-    orphans: int = 0
-    """Ends and holds of calls that never began."""
-    torn: int = 0
-    """Incomplete last lines of files that were left."""
-    files_vanished: int = 0
-    """Files that somebody removed before they were read to their end."""
-    calls_vanished: int = 0
-    """Calls in flight that cannot be resumed, as the file of their begin was removed."""
-
-
-class _Open(msgspec.Struct, gc=False):
+class _Open:
     """A call in flight, and where its begin stands."""
 
-    begin: Begin
-    name: str
-    offset: int
-    hold: tuple[int, int]
+    __slots__ = ("begin", "hold", "name", "offset")
+
+    def __init__(self, begin: Begin, name: str, offset: int, hold: tuple[int, int]) -> None:
+        self.begin = begin
+        self.name = name
+        self.offset = offset
+        self.hold = hold
 
 
 class Following:

@@ -17,20 +17,11 @@ Deliberately absent: a clock (whoever polls has one), and any change of a file.
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from llmrouter.metering.follow import (
-    Began,
-    Counts,
-    Ended,
-    Folded,
-    Following,
-    Interrupted,
-    Position,
-    read_header,
-)
+from llmrouter.metering.facts import Began, Boot, Counts, Ended, Folded, Interrupted, Position
+from llmrouter.metering.follow import Following, read_header
 from llmrouter.metering.journal import name_parts
 from llmrouter.metering.records import Begin, Header
 from llmrouter.metering.replay import Damaged
@@ -43,18 +34,8 @@ POLL_RECORDS = 5_000  # a few milliseconds of decoding, for which the caller's l
 LISTING_POLLS = 20  # two files made within one tick of the clock leave one mtime: list at times
 
 
-class Boot(msgspec.Struct, frozen=True):
-    """What is known of one life of a worker."""
-
-    boot: str
-    worker: str
-    pid: int
-    """0 where no header could be read."""
-    in_flight: int
-    closed: bool
-
-
-class _File(msgspec.Struct):
+@dataclass
+class _File:
     """A file of the directory."""
 
     name: str

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from llmrouter.metering.accounts import Accounts
-from llmrouter.metering.booking import Tally
+from llmrouter.metering.tally import Tally
 from tests.bench.calls import chat, message, plain_headers
 from tests.bench.clients import clients, load
 from tests.bench.nginx import nginx

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import pytest
 
 from llmrouter.daemon.state import open_state
+from tests.support.compiled import library
 from tests.support.daemon import DEMO, LLMROUTER, START_TIMEOUT_S, Daemon, wait_for, write_config
 
 pytestmark = pytest.mark.e2e
@@ -65,7 +66,8 @@ def test_it_says_where_it_serves_and_when_it_has_stopped(tmp_path: Path) -> None
     assert process.returncode == 0
     assert printed == ""
     assert " level=info process=supervisor serving addresses=127.0.0.1:" in first
-    assert first.endswith(f" pid={process.pid}\n")
+    how = "interpreted" if library() is None else "compiled"
+    assert first.endswith(f" pid={process.pid} path={how}\n")
     assert rest.splitlines()[-1].endswith(" level=info process=supervisor stopped")
 
 

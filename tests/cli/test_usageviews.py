@@ -6,7 +6,7 @@ import pytest
 from llmrouter.cli.sheet import lines
 from llmrouter.cli.usageviews import CallsView, TotalsView
 from llmrouter.metering.accounts import BookedCall, Dimension, Period, Report, Total
-from llmrouter.metering.booking import Tally
+from llmrouter.metering.tally import Tally
 
 PLAIN = Tally(calls=2, prompt_tokens=1_500, output_tokens=20, cost_nano_usd=1_000_000_001)
 ALL = Tally(*range(1, len(Tally.__struct_fields__) + 1))

@@ -13,9 +13,10 @@ from msgspec.structs import replace
 
 from llmrouter.metering.accounts import Accounts, BookedCall, Dimension, Period, Report, Total
 from llmrouter.metering.bookfile import BooksError
-from llmrouter.metering.booking import INTERRUPTED, Tally
+from llmrouter.metering.booking import INTERRUPTED
 from llmrouter.metering.books import DAY_MS, HOUR_MS, Books
 from llmrouter.metering.tail import Ended, Folded, Interrupted
+from llmrouter.metering.tally import Tally
 from tests.metering.test_books import (
     NOW_MS,
     any_fact,

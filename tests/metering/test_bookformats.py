@@ -9,8 +9,8 @@ import pytest
 from llmrouter.metering.accounts import Accounts, Dimension
 from llmrouter.metering.bookfile import open_to_write
 from llmrouter.metering.bookformats import STEPS
-from llmrouter.metering.booking import Tally
 from llmrouter.metering.books import DAY_MS, HOUR_MS, Books
+from llmrouter.metering.tally import Tally
 from tests.metering.test_books import NOW_MS, agree, ended, rows, tally_of
 from tests.metering.test_records import an_attempt
 

@@ -13,7 +13,6 @@ from llmrouter.metering.booking import (
     INTERRUPTED,
     NANO_USD_MAX,
     TOKENS_MAX,
-    Tally,
     amounts,
     booked,
     how,
@@ -24,6 +23,7 @@ from llmrouter.metering.booking import (
 )
 from llmrouter.metering.records import Attempt, Begin, End
 from llmrouter.metering.tail import Began, Damaged, Ended, Folded, Interrupted
+from llmrouter.metering.tally import Tally
 from tests.metering.test_books import any_fact, tally_of
 from tests.metering.test_records import a_begin, an_attempt, an_end
 

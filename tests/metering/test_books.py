@@ -21,11 +21,12 @@ from msgspec.structs import replace
 
 from llmrouter.contracts.call import Usage
 from llmrouter.metering.bookfile import BooksError
-from llmrouter.metering.booking import INTERRUPTED, NANO_USD_MAX, TOKENS_MAX, Tally
+from llmrouter.metering.booking import INTERRUPTED, NANO_USD_MAX, TOKENS_MAX
 from llmrouter.metering.books import DAY_MS, HOUR_MS, Books
 from llmrouter.metering.journal import JournalFiles
 from llmrouter.metering.records import Attempt, Begin, End
 from llmrouter.metering.tail import Began, Damaged, Ended, Folded, Interrupted, Position, Tail
+from llmrouter.metering.tally import Tally
 from tests.metering.test_journal import ROOT
 from tests.metering.test_records import HEADER, a_begin, an_end
 from tests.metering.test_replay import lines

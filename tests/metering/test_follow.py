@@ -6,18 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from llmrouter.metering.follow import (
-    LINE_BYTES,
-    READ_BYTES,
-    Began,
-    Counts,
-    Ended,
-    Folded,
-    Following,
-    Interrupted,
-    Position,
-    read_header,
-)
+from llmrouter.metering.facts import Began, Counts, Ended, Folded, Interrupted, Position
+from llmrouter.metering.follow import LINE_BYTES, READ_BYTES, Following, read_header
 from llmrouter.metering.records import FORMAT, Header, Record
 from llmrouter.metering.replay import Damaged, UnknownFormat
 from tests.metering.test_records import HEADER, a_begin, a_hold, an_end

@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -78,3 +79,4 @@ async def nothing_left() -> AsyncIterator[Failures]:
         for name in OURS:
             logging.getLogger(name).removeHandler(failures)
     assert failures.seen == []
+    assert sys.exc_info()[1] is None, "an exception that nobody handles any more is kept as handled"
