@@ -17,19 +17,35 @@ from setuptools import Extension
 from setuptools.build_meta import *  # noqa: F403 - a build backend is setuptools', and what follows
 from setuptools.command.build_ext import build_ext
 from setuptools.command.sdist import sdist
+from setuptools.errors import CCompilerError, ExecError, PlatformError
 
 INTERPRETED = "LLMROUTER_INTERPRETED"
 """Where this is set in the environment, nothing is compiled."""
 
 
 class BuildExt(build_ext):
-    """Learns what there is to compile when it is asked to, and not before: that takes seconds."""
+    """Learns what there is to compile when it is asked to, and not before: that takes seconds.
+
+    All of it is compiled, or nothing: a module without the library could not be imported.
+    """
 
     def run(self) -> None:
         """Compile; into the checkout, where that is what is installed."""
-        for earlier in Path("llmrouter").rglob("*.so"):
-            earlier.unlink()  # a module that is compiled no more would still be taken for it
-        self.distribution.ext_modules = [] if os.environ.get(INTERPRETED) else _extensions()
+        _remove("llmrouter")  # a module that is compiled no more would still be taken for it
+        if os.environ.get(INTERPRETED) or not self._is_compiled():
+            self._compile([])
+
+    def _is_compiled(self) -> bool:
+        try:
+            self._compile(_extensions())
+        except (CCompilerError, ExecError, PlatformError) as error:
+            warnings.warn(f"llmrouter is not compiled: {error}", stacklevel=1)
+            _remove("llmrouter", self.build_lib)
+            return False
+        return True
+
+    def _compile(self, extensions: list[Extension]) -> None:
+        self.distribution.ext_modules = extensions
         self.swig_opts = None  # all else of it can be made final twice
         self.finalize_options()
         super().run()
@@ -50,15 +66,18 @@ def _extensions() -> list[Extension]:
     project = tomllib.loads(Path("pyproject.toml").read_text())
     sources = [f"llmrouter/{module}.py" for module in project["tool"]["llmrouter"]["compiled"]]
     try:
-        extensions = mypycify(
+        return mypycify(
             ["--config-file=.build/mypy.ini", *sources],
             opt_level="1",  # as fast as "2", and sooner built
             debug_level="0",
             group_name="llmrouter.native",
         )
-    except SystemExit:  # how it ends where it finds an error, which it has printed
-        warnings.warn("llmrouter could not be compiled and runs interpreted", stacklevel=2)
-        return []
-    for extension in extensions:
-        extension.optional = True  # no C compiler: a warning, and no more
-    return extensions
+    except SystemExit as ended:  # it has printed why
+        raise CCompilerError("mypyc found errors, see above") from ended
+
+
+def _remove(*directories: str) -> None:
+    """Remove what was compiled before."""
+    for directory in directories:
+        for earlier in Path(directory).rglob("*.so"):
+            earlier.unlink()

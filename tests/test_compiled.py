@@ -5,6 +5,9 @@ Found by trying, with mypy 2.4 on Python 3.11; see also https://mypyc.readthedoc
 - an await while an exception is handled (in `except` or `finally`) leaves it handled for ever; and
   after it a bare `raise` has nothing to raise, and crashes. `async with` waits there, too: that of
   `asyncio.timeout` goes, because it waits for nothing;
+- a function that calls itself is not stopped before the stack is full, and crashes there;
+- an attribute that was set to None is taken to be None for the rest of the function, whatever is
+  called in between: what looks at it again belongs into a function of its own;
 - interpreted classes cannot inherit from compiled ones, nor be put in their place.
 """
 
@@ -41,7 +44,15 @@ def test_what_is_compiled_is_what_can_be(path: Path) -> None:
         for node in handled(handling)
         if isinstance(node, ast.Await | ast.AsyncWith | ast.AsyncFor | ast.Yield)
     ]
-    assert structs + awaits == []
+    recursions = [
+        f"{function.name} calls itself, in line {node.lineno}"
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in own(function)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in (function.name, f"self.{function.name}")
+    ]
+    assert structs + awaits + recursions == []
 
 
 def handled(node: ast.AST) -> Iterator[ast.AST]:

@@ -86,7 +86,7 @@ class Bookkeeping:
 
     def prune(self, keep_from_ms: int) -> bool:
         """Delete some of the single calls from before then; whether there may be more."""
-        return self._books.prune(keep_from_ms) == PRUNE_ROWS
+        return self._books.prune(keep_from_ms, PRUNE_ROWS) == PRUNE_ROWS
 
     def positions(self) -> dict[str, Position]:
         """Up to where each boot is in the books."""

@@ -16,7 +16,7 @@ from llmrouter.gateway.explanation import Explanation, Question
 from llmrouter.metering.prices import PriceTable
 from llmrouter.quota.denials import Denial
 from llmrouter.quota.messages import FromLedger, ToLedger
-from llmrouter.routing.condition import Report
+from llmrouter.routing.report import Report
 
 FRAME_BYTES_MAX = 256 * 1024 * 1024
 """A start message holds every key: 100,000 of them are about 40 MB."""

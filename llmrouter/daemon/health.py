@@ -18,7 +18,7 @@ from llmrouter.access.issued import iso_utc
 from llmrouter.contracts import patterns
 from llmrouter.contracts.patterns import is_pattern
 from llmrouter.routing.breaker import State
-from llmrouter.routing.condition import Report
+from llmrouter.routing.report import Report
 
 REASON_CHARS_MAX = 200
 NAMED_MAX = 5

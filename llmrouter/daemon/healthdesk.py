@@ -14,8 +14,8 @@ from llmrouter.daemon.channel import Conditions as Told
 from llmrouter.daemon.channel import Probed
 from llmrouter.daemon.health import Down, Health, Plan, Seen, upstream_of, verdict
 from llmrouter.routing.breaker import BreakerTerms, State
-from llmrouter.routing.condition import Report
 from llmrouter.routing.conditions import Conditions
+from llmrouter.routing.report import Report
 
 FRESH_S = 0.1
 """A verdict is this old at most; so it costs next to nothing, however many ask for it..."""

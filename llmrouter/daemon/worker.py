@@ -37,6 +37,7 @@ from llmrouter.daemon.channel import (
     Ready,
     Start,
 )
+from llmrouter.daemon.exchangelog import ExchangeLog
 from llmrouter.daemon.purse import Purse
 from llmrouter.daemon.sharing import Sharing
 from llmrouter.gateway.explain import Explainer
@@ -111,7 +112,7 @@ class _Worker:
         """Its part in limits and budgets."""
         stack.callback(self.purse.close)
         self._sharing = Sharing(routing.breakers(settings), start, channel)
-        log = logs.ExchangeLog(writer, call_later=loop.call_later, clock=loop.time)
+        log = ExchangeLog(writer, call_later=loop.call_later, clock=loop.time)
         stack.callback(log.flush)
         parts = build.Parts(self._keyring, journal, self.purse.quota, self._sharing.conditions)
         self._gateway: Gateway = build.gateway(settings, start, parts, log)

@@ -18,9 +18,10 @@ from llmrouter.errors import Overloaded, RouterError
 from llmrouter.gateway import quotas
 from llmrouter.gateway.exchange import Asking, Exchange
 from llmrouter.gateway.need import Case, Cases
+from llmrouter.gateway.needs import Need
 from llmrouter.gateway.room import RETRY_AFTER_S, Room
 from llmrouter.gateway.route import Found, Router
-from llmrouter.gateway.spending import Flight, Need, Spending
+from llmrouter.gateway.spending import Flight, Spending
 from llmrouter.quota.denials import Action, Denial, Denials
 from llmrouter.quota.leases import Amounts, Leases, Refusal
 from llmrouter.quota.reservation import Reservation

@@ -20,7 +20,8 @@ from llmrouter.contracts.rule import Kind
 from llmrouter.errors import InsufficientQuota, InvalidRequest
 from llmrouter.gateway import quotas
 from llmrouter.gateway.exchange import Asking
-from llmrouter.gateway.spending import Flight, Need, Who
+from llmrouter.gateway.needs import Need, Who
+from llmrouter.gateway.spending import Flight
 from llmrouter.metering.prices import Price, dearest
 from llmrouter.quota.leases import Account, Amounts, Leases
 from llmrouter.routing.routes import Route

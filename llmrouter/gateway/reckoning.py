@@ -11,7 +11,7 @@ from llmrouter.errors import RouterError
 from llmrouter.gateway import quotas
 from llmrouter.gateway.explanation import Hold, LimitSaid, Outcome
 from llmrouter.gateway.need import Case
-from llmrouter.gateway.spending import Need
+from llmrouter.gateway.needs import Need
 from llmrouter.quota.lease import Amounts, Lease, Refusal
 from llmrouter.quota.messages import Reason
 from llmrouter.quota.rehearsal import Rehearsal

@@ -16,13 +16,13 @@ slices. At its end it is charged with what the upstream reported, else with what
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 
 import msgspec
 
 from llmrouter.contracts.call import Usage
 from llmrouter.errors import RouterError
+from llmrouter.gateway.needs import Need
 from llmrouter.gateway.room import Room
 from llmrouter.metering.prices import Price, PriceBook
 from llmrouter.quota.estimate import SLICE, Estimator
@@ -47,33 +47,6 @@ class Flight:
         self.prices = prices
         self.estimator = estimator
         self.now_ms = now_ms
-
-
-@dataclass(frozen=True)
-class Who:
-    """Whose call it is, as far as estimates go."""
-
-    key_id: str
-    model: str
-
-
-@dataclass(frozen=True)
-class Need:
-    """What one call is foreseen to use."""
-
-    who: Who
-    prompt_tokens: int
-    output_tokens: int
-    """What is held for at first."""
-    prompt_most: int
-    output_most: int
-    """What a plain answer is charged with that nobody saw the end of."""
-    body_bytes: int
-    """By which the prompt was estimated."""
-    output_max: int | None = None
-    """The most output that it allows itself, as far as that is known."""
-    is_strict: bool = False
-    """Those are the most that it can use, and a stream is charged with them as well."""
 
 
 class Spending:

@@ -35,8 +35,7 @@ class Deadlines:
     def watch(self, item: Watched) -> None:
         """Sweep over `item` from now on."""
         self._watched.add(item)
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._every_s, self._sweep)
+        self._start()
 
     def forget(self, item: Watched) -> None:
         """Stop sweeping over `item`; harmless if it was not watched."""
@@ -55,5 +54,9 @@ class Deadlines:
         for item in [item for item in self._watched if item.deadline <= now]:
             if item in self._watched:  # another one's end may have been its own
                 item.expired(now)
-        if self._watched and self._timer is None:
+        if self._watched:
+            self._start()
+
+    def _start(self) -> None:
+        if self._timer is None:
             self._timer = self._loop.call_later(self._every_s, self._sweep)

@@ -10,32 +10,14 @@ ended without one), and `leave`s once. Invariant: between `passes` and `enter` n
 
 from collections.abc import Callable
 
-import msgspec
-
 from llmrouter.routing.breaker import Breaker, BreakerTerms, State
 from llmrouter.routing.latency import Latency
+from llmrouter.routing.report import Report
 
 _THROTTLED_MAX_S = 3600.0
 """An upstream that asks for more rest than this is asked again after an hour."""
 _TOLD_AGAIN_S = 1.0
 """A rest that grows by less is not told again: each 429 of a burst adds a little."""
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """A condition as one process tells another."""
-
-    deployment: str
-    """Its name."""
-    state: State
-    """Of its breaker."""
-    rest_s: float
-    """What is left of the breaker's rest."""
-    reason: str
-    """Why it was opened or rests."""
-    changed_s: float
-    """When it last opened or closed, on the monotonic clock that all processes share."""
-    throttled_s: float = 0.0
-    """What is left of the rest that the upstream asked for."""
 
 
 class Condition:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from llmrouter.routing.breaker import BreakerTerms, State
-from llmrouter.routing.condition import Condition, Report
+from llmrouter.routing.condition import Condition
+from llmrouter.routing.report import Report
 
 
 class Conditions:

@@ -16,7 +16,7 @@ from llmrouter.daemon.bookkeeper import BEHIND_MS, FOLD_EVERY_S, RETRY_S, TIDY_E
 from llmrouter.daemon.bookkeeping import Bookkeeping
 from llmrouter.daemon.state import State
 from llmrouter.daemon.teller import Teller
-from llmrouter.metering import bookfile, books
+from llmrouter.metering import bookfile
 from llmrouter.stores.memory import MemoryStore
 from llmrouter.tasks import spawn
 from tests.daemon.spending import NOW_MS, Writer, rulebook
@@ -229,7 +229,6 @@ def test_a_stop_does_not_wait_for_books_that_are_far_behind(
 def test_single_calls_go_after_their_days_a_piece_at_a_time(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(books.Books.prune, "__defaults__", (2,))
     monkeypatch.setattr(bookkeeping, "PRUNE_ROWS", 2)
     keeper, writer = node.start(keep_days=3), node.writer()
     for _ in range(5):

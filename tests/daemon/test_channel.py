@@ -44,7 +44,7 @@ from llmrouter.quota.messages import (
     Take,
 )
 from llmrouter.routing.breaker import State
-from llmrouter.routing.condition import Report
+from llmrouter.routing.report import Report
 from tests.gateway.test_explanation import FULL, QUESTION
 from tests.support.leaks import Failures
 from tests.support.raw import RawClient

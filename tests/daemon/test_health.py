@@ -20,7 +20,7 @@ from llmrouter.daemon.health import (
     verdict,
 )
 from llmrouter.routing.breaker import State
-from llmrouter.routing.condition import Report
+from llmrouter.routing.report import Report
 
 NOW_S = 5_000.0
 WALL_S = 1_700_000_000.0  # 2023-11-14T22:13:20Z

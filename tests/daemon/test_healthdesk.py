@@ -11,7 +11,7 @@ from llmrouter.daemon.channel import Conditions, Probed
 from llmrouter.daemon.health import How, Plan, Status
 from llmrouter.daemon.healthdesk import FRESH_PER_REPORT_S, FRESH_S, HealthDesk
 from llmrouter.routing.breaker import BreakerTerms, State
-from llmrouter.routing.condition import Report
+from llmrouter.routing.report import Report
 
 PLAN = Plan({"m": ("a/m", "b/m")}, ("a", "b"))
 TERMS = {name: BreakerTerms() for name in ("a", "b")}

@@ -13,8 +13,9 @@ import pytest
 
 from llmrouter.access.patterns import ModelPatterns
 from llmrouter.access.principal import Principal
-from llmrouter.daemon import logs
-from llmrouter.daemon.logs import ExchangeLog, Writer
+from llmrouter.daemon import exchangelog, logs
+from llmrouter.daemon.exchangelog import ExchangeLog
+from llmrouter.daemon.logs import Writer
 from llmrouter.errors import InternalError, InvalidKey, RouterError, UpstreamTimeout
 from llmrouter.gateway.exchange import Exchange
 from llmrouter.http1.request import Request
@@ -388,13 +389,13 @@ def test_what_is_remembered_of_a_long_path_is_short(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bytes] = []
-    what = logs._what
+    what = exchangelog._what
 
     def noted(method: bytes, path: bytes) -> str:
         asked.append(path)
         return what(method, path)
 
-    monkeypatch.setattr(logs, "_what", noted)
+    monkeypatch.setattr(exchangelog, "_what", noted)
     line_of(pipe, exchange(target=b"/" + b"x" * 60_000))
     (path,) = asked
-    assert len(path) <= logs._VALUE_CHARS_MAX + 1
+    assert len(path) <= exchangelog._VALUE_CHARS_MAX + 1

@@ -11,7 +11,8 @@ import pytest
 from llmrouter.daemon.channel import Channel, Conditions, Probed, Start
 from llmrouter.daemon.sharing import Sharing
 from llmrouter.routing.breaker import BreakerTerms, State
-from llmrouter.routing.condition import Condition, Report
+from llmrouter.routing.condition import Condition
+from llmrouter.routing.report import Report
 from tests.daemon.test_channel import start
 from tests.support.waiting import PATIENCE_S
 

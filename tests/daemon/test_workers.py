@@ -24,7 +24,7 @@ from llmrouter.quota.desk import DeskTerms
 from llmrouter.quota.messages import Reopened
 from llmrouter.quota.rulebook import Rulebook
 from llmrouter.routing.breaker import BreakerTerms, State
-from llmrouter.routing.condition import Report
+from llmrouter.routing.report import Report
 from llmrouter.stores.memory import MemoryStore
 from llmrouter.tasks import spawn
 from tests.daemon.spending import NOW_MS

@@ -21,8 +21,9 @@ from llmrouter.gateway.route import Router
 from llmrouter.metering.prices import Price
 from llmrouter.quota.ledger import Standing
 from llmrouter.routing.breaker import BreakerTerms, State
-from llmrouter.routing.condition import Condition, Report
+from llmrouter.routing.condition import Condition
 from llmrouter.routing.deployment import Deployment
+from llmrouter.routing.report import Report
 from llmrouter.routing.routes import Policy, Route, Routes
 from llmrouter.routing.strategy import Ordered
 from tests.support.gateway import (

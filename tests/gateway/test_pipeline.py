@@ -12,7 +12,6 @@ from llmrouter.dialects.openai.taps import CompletionTap
 from llmrouter.errors import CODES, RouterError
 from llmrouter.gateway import meter
 from llmrouter.gateway.route import Router
-from llmrouter.routing.condition import Condition
 from llmrouter.routing.routes import Route, Routes
 from llmrouter.routing.strategy import Ordered
 from tests.support.application import settings
@@ -333,7 +332,6 @@ def broken(*_: object, **__: object) -> Any:
     [
         (OpenAI, "upstream_body", 0, 0),
         (meter, "Begin", 0, 0),
-        (Condition, "first_token", 1, 1),
         (OpenAI, "read_usage", 1, 1),
     ],
 )

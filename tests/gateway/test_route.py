@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def test_names_that_a_key_may_not_call_take_no_place_among_those_that_are_told_a
         made.append(name)
         return Condition(f"up/{name}", BreakerTerms(), now_s=0)
 
-    passing = structs.replace(UP, model=None, condition_of=condition_of)
+    passing = replace(UP, model=None, condition_of=condition_of)
     routed = Router(Routes([Route("gpt-*", [passing], Ordered)]), ModelPolicy({}, {}))
 
     for number in range(NAMED_MAX + 1):

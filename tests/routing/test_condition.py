@@ -2,7 +2,8 @@ import msgspec
 import pytest
 
 from llmrouter.routing.breaker import BreakerTerms, State
-from llmrouter.routing.condition import Condition, Report
+from llmrouter.routing.condition import Condition
+from llmrouter.routing.report import Report
 
 TERMS = BreakerTerms(failures=2, rest_s=5.0)
 

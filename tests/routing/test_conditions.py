@@ -1,8 +1,9 @@
 import pytest
 
 from llmrouter.routing.breaker import BreakerTerms, State
-from llmrouter.routing.condition import Condition, Report
+from llmrouter.routing.condition import Condition
 from llmrouter.routing.conditions import Conditions
+from llmrouter.routing.report import Report
 
 TERMS = {"main": BreakerTerms(failures=1), "spare": BreakerTerms(failures=3)}
 

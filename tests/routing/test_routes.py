@@ -1,7 +1,7 @@
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,7 +119,7 @@ def of_several(count: int, policy: Policy | None = None, *, tags: bool = False) 
     if tags:
         regions = ("eu", "us", "eu")
         deployments = [
-            msgspec.structs.replace(one, tags={"region": region, "tier": str(at)})
+            replace(one, tags={"region": region, "tier": str(at)})
             for at, (one, region) in enumerate(zip(deployments, regions, strict=True))
         ]
     return Route("m", deployments, ordered, policy=policy or Policy())

@@ -10,7 +10,8 @@ from llmrouter.access.principal import Principal
 from llmrouter.daemon.demo.server import SETTINGS
 from llmrouter.dialects.openai import OpenAI
 from llmrouter.gateway.exchange import Exchange
-from llmrouter.gateway.spending import Flight, Need, Spending, Who
+from llmrouter.gateway.needs import Need, Who
+from llmrouter.gateway.spending import Flight, Spending
 from llmrouter.http1.deadlines import Deadlines
 from llmrouter.http1.downstream import ServerConnection
 from llmrouter.http1.origin import Origin

@@ -4,20 +4,11 @@ import msgspec
 
 from llmrouter.contracts.call import Usage
 from llmrouter.dialects.openai import lenient
-from llmrouter.dialects.openai.usage import Counts, odd_usage, usage_of
+from llmrouter.dialects.openai.counts import NULL, Answer
+from llmrouter.dialects.openai.usage import usage_of
 from llmrouter.errors import UpstreamError
 
-_NULL = msgspec.Raw(b"null")
-
-
-class _Plain(msgspec.Struct):
-    usage: Counts | None = None
-    error: msgspec.Raw = _NULL
-    object: msgspec.Raw = _NULL
-    choices: msgspec.Raw = _NULL
-
-
-_plain = msgspec.json.Decoder(_Plain)
+_plain = msgspec.json.Decoder(Answer)
 
 
 def read_usage(body: bytes) -> Usage | None:
@@ -30,12 +21,12 @@ def read_usage(body: bytes) -> Usage | None:
         plain = _plain.decode(body)
     except (msgspec.DecodeError, RecursionError):
         return _read_odd_usage(body)
-    if plain.error is not _NULL and _is_only_an_error(plain):
+    if plain.error is not NULL and _is_only_an_error(plain):
         raise UpstreamError("the upstream's answer is an error, though its status says success")
     return usage_of(plain.usage)
 
 
-def _is_only_an_error(plain: _Plain) -> bool:
+def _is_only_an_error(plain: Answer) -> bool:
     """A response that has failed has an error too, but is an object of the API."""
     said = bytes(plain.error)
     return said != b"null" and bytes(plain.object) == bytes(plain.choices) == b"null"
@@ -47,7 +38,7 @@ def _read_odd_usage(body: bytes) -> Usage | None:
         answer = lenient.read(body)
     except ValueError as error:
         raise UpstreamError("the upstream's answer is not whole JSON") from error
-    return odd_usage(answer.get("usage")) if isinstance(answer, dict) else None
+    return lenient.odd_usage(answer.get("usage")) if isinstance(answer, dict) else None
 
 
 def read_usage_tail(tail: bytes) -> Usage | None:

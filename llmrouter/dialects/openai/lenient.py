@@ -9,6 +9,10 @@ from typing import TypeVar
 
 import msgspec
 
+from llmrouter.contracts.call import Usage
+from llmrouter.dialects.openai.counts import COUNT_MAX, Counts
+from llmrouter.dialects.openai.usage import usage_of
+
 Shape = TypeVar("Shape")
 
 _reader = JSONDecoder(parse_constant=lambda _: None)
@@ -58,3 +62,23 @@ def _is_read(text: bytes) -> bool:
     except ValueError:
         return False
     return True
+
+
+def odd_usage(value: object) -> Usage | None:
+    """Usage in which some counts are not whole numbers that can be; those are not read."""
+    try:
+        return usage_of(msgspec.convert(_sensible(value), Counts | None))
+    except (msgspec.ValidationError, RecursionError):
+        return None
+
+
+def _sensible(value: object) -> object:
+    match value:
+        case dict():
+            return {name: _sensible(inner) for name, inner in value.items()}
+        case bool():
+            return None
+        case int() | float() if 0 <= value <= COUNT_MAX:
+            return int(value) if value == int(value) else value
+        case _:
+            return None

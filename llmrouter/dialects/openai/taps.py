@@ -6,46 +6,26 @@ error event is its last: the caller sees that event, and then that the answer is
 """
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from llmrouter.contracts.call import Call, Usage
 from llmrouter.contracts.dialect import MalformedEvent
 from llmrouter.dialects.openai import events, lenient
 from llmrouter.dialects.openai.answer import read_usage
-from llmrouter.dialects.openai.usage import Counts, usage_of
+from llmrouter.dialects.openai.counts import (
+    Chunk,
+    Counts,
+    PlainChunk,
+    PlainResponseEvent,
+    ResponseEvent,
+)
+from llmrouter.dialects.openai.usage import usage_of
 from llmrouter.http1 import sse
 
 _TERMINAL = frozenset({b'"response.completed"', b'"response.incomplete"', b'"response.failed"'})
-_NULL = msgspec.Raw(b"null")
-
-
-class _Chunk(msgspec.Struct):
-    usage: msgspec.Raw = _NULL
-    choices: msgspec.Raw = _NULL
-    error: msgspec.Raw = _NULL
-
-
-class _PlainChunk(msgspec.Struct):
-    """A chunk that only passes; with the option on, all but one say that their usage is null."""
-
-    usage: None = None
-
-
-class _ResponseEvent(msgspec.Struct):
-    type: msgspec.Raw = _NULL
-    response: _Chunk | None = None
-
-
-class _PlainResponseEvent(msgspec.Struct):
-    """An event that ends nothing."""
-
-    response: UnsetType = UNSET
-
-
-_chunk = msgspec.json.Decoder(_Chunk)
-_plain_chunk = msgspec.json.Decoder(_PlainChunk).decode
-_response_event = msgspec.json.Decoder(_ResponseEvent)
-_plain_response_event = msgspec.json.Decoder(_PlainResponseEvent).decode
+_chunk = msgspec.json.Decoder(Chunk)
+_plain_chunk = msgspec.json.Decoder(PlainChunk).decode
+_response_event = msgspec.json.Decoder(ResponseEvent)
+_plain_response_event = msgspec.json.Decoder(PlainResponseEvent).decode
 _counts = msgspec.json.Decoder(Counts | None)
 
 

@@ -5,52 +5,12 @@ of it here keeps what `Usage` promises: the prompt includes what came from a cac
 includes reasoning.
 """
 
-from typing import Annotated
-
-import msgspec
-
 from llmrouter.contracts.call import Usage
+from llmrouter.dialects.openai.counts import Costs, Counts
 from llmrouter.units import NANO_PER_USD
 
-_COUNT_MAX = 10**8
-"""Tokens that a call can have used: more than any body and any answer of it holds. Whoever claims
-more has not counted; taken at its word, a limit a minute would be used up for years."""
 _USD_MAX = 10**6
 """Of what an upstream may claim for one call."""
-
-_Count = Annotated[int, msgspec.Meta(ge=0, le=_COUNT_MAX)]
-_Usd = Annotated[float, msgspec.Meta(ge=0)]
-
-
-class _PromptDetails(msgspec.Struct):
-    cached_tokens: _Count | None = None
-
-
-class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: _Count | None = None
-
-
-class _Costs(msgspec.Struct):
-    total_cost: _Usd | None = None
-
-
-class Counts(msgspec.Struct):
-    """The `usage` object, as chat, completions and embeddings name it, and as responses do."""
-
-    prompt_tokens: _Count | None = None
-    completion_tokens: _Count | None = None
-    prompt_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _OutputDetails | None = None
-    input_tokens: _Count | None = None
-    output_tokens: _Count | None = None
-    input_tokens_details: _PromptDetails | None = None
-    output_tokens_details: _OutputDetails | None = None
-    total_tokens: _Count | None = None
-    # where some compatible servers tell what came from their cache
-    cached_tokens: _Count | None = None
-    num_cached_tokens: _Count | None = None
-    prompt_cache_hit_tokens: _Count | None = None
-    cost: _Usd | _Costs | None = None
 
 
 def usage_of(found: Counts | None) -> Usage | None:
@@ -83,26 +43,6 @@ def _cached_elsewhere(found: Counts) -> int:
     return found.cached_tokens or found.num_cached_tokens or found.prompt_cache_hit_tokens or 0
 
 
-def _nano_usd(cost: float | _Costs) -> int | None:
-    usd = cost.total_cost if isinstance(cost, _Costs) else cost
+def _nano_usd(cost: float | Costs) -> int | None:
+    usd = cost.total_cost if isinstance(cost, Costs) else cost
     return None if usd is None or usd > _USD_MAX else round(usd * NANO_PER_USD)
-
-
-def odd_usage(value: object) -> Usage | None:
-    """Usage in which some counts are not whole numbers that can be; those are not read."""
-    try:
-        return usage_of(msgspec.convert(_sensible(value), Counts | None))
-    except (msgspec.ValidationError, RecursionError):
-        return None
-
-
-def _sensible(value: object) -> object:
-    match value:
-        case dict():
-            return {name: _sensible(inner) for name, inner in value.items()}
-        case bool():
-            return None
-        case int() | float() if 0 <= value <= _COUNT_MAX:
-            return int(value) if value == int(value) else value
-        case _:
-            return None

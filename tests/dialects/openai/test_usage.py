@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrouter.contracts.call import Usage
-from llmrouter.dialects.openai.usage import Counts, odd_usage, usage_of
+from llmrouter.dialects.openai.counts import Counts
+from llmrouter.dialects.openai.lenient import odd_usage
+from llmrouter.dialects.openai.usage import usage_of
 
 NUMBERS = st.none() | st.integers(0, 10_000)
 
