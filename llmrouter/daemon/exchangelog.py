@@ -51,10 +51,11 @@ class ExchangeLog:
         tried = exchange.attempts
         attempts = f" attempts_failed={tried.count}" if tried is not None else ""
         what = _what(request.method, request.path[: _VALUE_CHARS_MAX + 1])  # it is remembered
+        tenths = round((self._clock() - exchange.arrived_at) * 10_000)
         return (
             f"{start} request={exchange.request_id}{who}{what}{call}"
             f" status={exchange.status}{code}{attempts}"
-            f" ms={(self._clock() - exchange.arrived_at) * 1000:.1f}\n"
+            f" ms={tenths // 10}.{tenths % 10}\n"
         )
 
 

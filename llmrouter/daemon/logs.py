@@ -62,11 +62,7 @@ class Writer:
 
     def line_start(self, level: str) -> str:
         """What every line begins with."""
-        now = self._wall()
-        second = int(now)
-        stamp = _stamp(second)
-        ms = int((now - second) * 1000)
-        return f"time={stamp}.{ms:03d}Z level={level} process={self._process}"
+        return _line_start(int(self._wall() * 1000), level, self._process)
 
     def _loss(self) -> bytes:
         return f"{self.line_start('warning')} log_lines_lost={self._lost}\n".encode()
@@ -117,6 +113,12 @@ def configure(process: str, *, fd: int = 2) -> Writer:
     writer = Writer(process, fd=fd)
     logging.basicConfig(level=logging.INFO, handlers=[_Handler(writer)], force=True)
     return writer
+
+
+@functools.lru_cache(maxsize=8)
+def _line_start(wall_ms: int, level: str, process: str) -> str:
+    second, ms = divmod(wall_ms, 1000)
+    return f"time={_stamp(second)}.{ms:03d}Z level={level} process={process}"
 
 
 @functools.lru_cache(maxsize=2)
