@@ -50,8 +50,8 @@ from llmrouter.quota.messages import Granted, Recall, Refused, Reopened
 from llmrouter.tasks import spawn
 
 GC_AFTER = 20_000
-"""A collection is due when so many objects more stand than at the last: calls leave no cycles, and
-each in flight has some forty objects, so that by 700, Python's own, most collections find nothing."""
+"""A collection is due when so many objects more stand than after the last. Calls leave no cycles,
+and each in flight has some forty: by Python's own 700 nearly every collection finds nothing."""
 _log = logging.getLogger(__name__)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 PATH = b"/v1/chat/completions"
+_LINE = "One line of a long text, such as a document that is asked about.\n"
 Headers = Sequence[tuple[bytes, bytes]]
 
 _MESSAGES = (
@@ -15,11 +16,14 @@ _MESSAGES = (
 )
 
 
-def chat(model: str = "gpt-4o", *, stream: bool = False) -> bytes:
-    """The body of a chat."""
+def chat(model: str = "gpt-4o", *, stream: bool = False, more_bytes: int = 0) -> bytes:
+    """The body of a chat; `more_bytes` longer, where its prompt is to be long."""
     call: dict[str, object] = {
         "model": model,
-        "messages": [{"role": role, "content": text} for role, text in _MESSAGES],
+        "messages": [
+            *({"role": role, "content": text} for role, text in _MESSAGES),
+            *({"role": "user", "content": _LINE * (more_bytes // len(_LINE))},) * (more_bytes > 0),
+        ],
         "temperature": 0.7,
         "max_tokens": 256,
     }

@@ -15,7 +15,8 @@ _CONFIG = """
 worker_processes 1; daemon off; pid nginx.pid; error_log error.log;
 events {{ worker_connections 8192; }}
 http {{
-  access_log off; keepalive_requests 100000000; keepalive_timeout 3600; client_body_buffer_size 1m;
+  access_log off; keepalive_requests 100000000; keepalive_timeout 3600; client_body_buffer_size 8m;
+  client_max_body_size 0;
   client_body_temp_path body; proxy_temp_path proxied;
   fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
   upstream far {{ server 127.0.0.1:{upstream}; keepalive 512; keepalive_requests 100000000; }}

@@ -46,22 +46,56 @@ class Lane(msgspec.Struct, frozen=True, kw_only=True):
     """For how long each caller goes on; it makes one call at least."""
     tokens: int
     stream: bool = False
+    gap_ms: int = GAP_MS
+    """Between the events of a stream."""
+    more_bytes: int = 0
+    """Of the body of a call, above 1 kB."""
 
     @property
     def model(self) -> str:
         """What the upstream makes of it."""
-        return f"demo-tokens={self.tokens}" + (f",gap={GAP_MS}" if self.stream else "")
+        return f"demo-tokens={self.tokens}" + (f",gap={self.gap_ms}" if self.stream else "")
 
     def message(self, key: str) -> bytes:
         """The call."""
-        body = chat(self.model, stream=self.stream)
+        body = chat(self.model, stream=self.stream, more_bytes=self.more_bytes)
         return message(plain_headers(key.encode(), body), body)
+
+
+def bodies(seconds: float, *sizes: int) -> tuple[Lane, ...]:
+    """Calls that differ in the size of their bodies alone, in kB."""
+    return tuple(
+        Lane(
+            name=f"{size} kB",
+            connections=8,
+            seconds=seconds,
+            tokens=ANSWER_TOKENS,
+            more_bytes=(size - 1) * 1_000,
+        )
+        for size in sizes
+    )
+
+
+def crowds(*sizes: int) -> tuple[Lane, ...]:
+    """So many streams at once, of at most 10,000 events a second together."""
+    return tuple(
+        Lane(
+            name=f"{size:,} streams",
+            connections=size,
+            seconds=2.0,
+            tokens=16,
+            stream=True,
+            gap_ms=max(GAP_MS, size // 10),
+        )
+        for size in sizes
+    )
 
 
 SHORT = (
     Lane(name="plain", connections=64, seconds=0.3, tokens=ANSWER_TOKENS),
     Lane(name="stream", connections=100, seconds=0.0, tokens=16, stream=True),
 )
+WARM = SHORT[0]
 LONG = (
     Lane(name="plain", connections=64, seconds=10.0, tokens=ANSWER_TOKENS),
     Lane(name="stream", connections=200, seconds=10.0, tokens=46, stream=True),
@@ -97,14 +131,14 @@ class Target:
         """All that were answered."""
         self.streams = 0
 
-    async def measure(self, lane: Lane, warm: Lane) -> Figure:
+    async def measure(self, lane: Lane) -> Figure:
         """Run a lane; every call must be answered with 200 and whole."""
         async with clients(self._port, lane.connections) as callers:
-            warmed = await load(callers, warm.message(self._key), seconds=0)
+            warmed = await load(callers, WARM.message(self._key), seconds=0)
             assert warmed.statuses == {200: lane.connections}
-            self._count(warm, warmed.calls)
+            self._count(WARM, warmed.calls)
             self._booked(self.calls)
-            apart_s = GAP_MS / 1000 if lane.stream else 0.0
+            apart_s = lane.gap_ms / 1000 if lane.stream else 0.0
             cpu, began_s = cpu_s(self._pid), time.perf_counter()
             made = await load(
                 callers, lane.message(self._key), seconds=lane.seconds, apart_s=apart_s
@@ -169,7 +203,6 @@ def assert_exact(daemon: Daemon, target: Target) -> None:
 async def measured(directory: Path, lanes: tuple[Lane, ...]) -> dict[str, dict[str, Figure]]:
     """The figures by lane and proxy."""
     cpus = Cpus()
-    warm = lanes[0]
     figures: dict[str, dict[str, Figure]] = {lane.name: {} for lane in lanes}
     with cpus.for_rest(), upstream() as far, contextlib.ExitStack() as running:
         with cpus.for_measured():
@@ -189,20 +222,20 @@ async def measured(directory: Path, lanes: tuple[Lane, ...]) -> dict[str, dict[s
             targets.append(Target("nginx", other.pid, other.port, key, lambda _: None))
         for lane in lanes:
             for target in targets:
-                figures[lane.name][target.name] = await target.measure(lane, warm)
+                figures[lane.name][target.name] = await target.measure(lane)
         assert_exact(daemon, router)
     return figures
 
 
 def table(figures: dict[str, dict[str, Figure]]) -> str:
     """The figures to read."""
-    lines = [f"{'':8}{'':11}{'calls':>8}{'events':>9}{'calls/s':>9}{'CPU us':>9}{'x nginx':>9}"]
+    lines = [f"{'':14}{'':11}{'calls':>8}{'events':>9}{'calls/s':>9}{'CPU us':>9}{'x nginx':>9}"]
     for lane, by_name in figures.items():
         nginx_us = by_name["nginx"].cpu_us if "nginx" in by_name else None
         for name, one in by_name.items():
             ratio = "-" if nginx_us is None else f"{one.cpu_us / nginx_us:.2f}"
             lines.append(
-                f"{lane:8}{name:11}{one.calls:8}{one.events:9}{one.calls / one.seconds:9.0f}"
+                f"{lane:14}{name:11}{one.calls:8}{one.events:9}{one.calls / one.seconds:9.0f}"
                 f"{one.cpu_us:9.1f}{ratio:>9}"
             )
     return "\n".join(["", *lines, ""])
@@ -216,7 +249,12 @@ def save(figures: dict[str, dict[str, Figure]], path: Path) -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
     "lanes",
-    [pytest.param(SHORT, id="short"), pytest.param(LONG, id="long", marks=pytest.mark.slow)],
+    [
+        pytest.param(SHORT, id="short"),
+        pytest.param(LONG, id="long", marks=pytest.mark.slow),
+        pytest.param(bodies(4.0, 1, 64, 1_000, 4_000), id="bodies", marks=pytest.mark.slow),
+        pytest.param(crowds(1, 10, 100, 1_000, 5_000), id="crowds", marks=pytest.mark.slow),
+    ],
 )
 async def test_what_a_request_and_an_event_cost(
     lanes: tuple[Lane, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]

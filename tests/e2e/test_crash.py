@@ -60,7 +60,7 @@ MANY_KILLS = [pytest.param(count, marks=pytest.mark.slow) for count in (99, 101)
 """Twice, as a daemon that lives for five minutes deletes the journals that are folded."""
 
 
-@pytest.mark.parametrize("kills", [5, *MANY_KILLS])
+@pytest.mark.parametrize("kills", [3, *MANY_KILLS])
 def test_a_killed_worker_leaves_no_bucket_wrong(tmp_path: Path, kills: int) -> None:
     """FR-008, SC-005: what its calls held is spent, what its leases held is free."""
     chance = random.Random(kills)
@@ -281,7 +281,7 @@ def assert_in_force(living: Node, amount: int, *, answered: bool) -> None:
     assert in_force == amount or (not answered and in_force < amount)
 
 
-@pytest.mark.parametrize("lives", [3, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("lives", [2, pytest.param(60, marks=pytest.mark.slow)])
 def test_lives_cut_short_count_every_call_once(tmp_path: Path, lives: int) -> None:
     """Killed while it starts, recovers or has just begun to serve, several times a second."""
     chance = random.Random(lives)
