@@ -36,6 +36,7 @@ from llmrouter.metering.tail import (
 from llmrouter.quota.bucket import Saved
 from llmrouter.quota.ledger import ROW_PREFIX, Charge, Ledger, Standing, read_rows
 from llmrouter.quota.rulebook import Bucketed, Rulebook
+from llmrouter.tasks import STRIDE, give_way
 
 _log = logging.getLogger(__name__)
 
@@ -191,8 +192,11 @@ class Teller:
             self._error = self._tail.error
         except UnknownFormat as error:
             facts, self._error = [], error
-        for fact in facts:
+        for number, fact in enumerate(facts):
+            if number % STRIDE == 0:
+                give_way()
             self._count(fact)
+        give_way()
         self._charge_sums()
         said = "" if self._error is None else str(self._error)
         if said and said != self._said:

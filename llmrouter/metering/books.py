@@ -23,6 +23,7 @@ from llmrouter.metering.booking import Names, amounts, booked, how, tally, what,
 from llmrouter.metering.records import Begin, End
 from llmrouter.metering.tail import Folded, Position
 from llmrouter.metering.tally import Tally
+from llmrouter.tasks import STRIDE, give_way
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -141,6 +142,8 @@ class Books:
         hours: _Totals = {}
         for begin, end in booked(facts):
             ids = self._ids_of(begin, end)
+            if len(rows) % STRIDE == 0:
+                give_way()
             rows.append((end.at_ms, end.request_id, *ids, *amounts(end)))
             _add(hours, (_start(end.at_ms, HOUR_MS), ids[0], ids[1]), tally(end))
         days: _Totals = {}

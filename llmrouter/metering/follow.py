@@ -23,6 +23,7 @@ from llmrouter.metering.facts import Began, Counts, Ended, Folded, Interrupted, 
 from llmrouter.metering.journal import name_parts
 from llmrouter.metering.records import Begin, End, Header, Hold, Record
 from llmrouter.metering.replay import LINE_BYTES_MAX, UNREADABLE, Damaged, check_format
+from llmrouter.tasks import STRIDE, give_way
 
 READ_BYTES = LINE_BYTES_MAX  # a line that does not fit into one piece is longer than a record is
 LINE_BYTES = 4_096  # what is read where one line is wanted; records are below 1 kB
@@ -176,7 +177,9 @@ class Following:
         while left:
             piece = os.pread(self._fd, READ_BYTES, self._offset)
             *lines, _ = piece.split(b"\n", left)
-            for line in lines:
+            for number, line in enumerate(lines):
+                if number % STRIDE == 0:
+                    give_way()
                 fact = self._fold(line)
                 if fact is not None:
                     facts.append(fact)

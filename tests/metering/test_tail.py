@@ -30,6 +30,7 @@ from llmrouter.metering.tail import (
     Position,
     Tail,
 )
+from llmrouter.tasks import STRIDE
 from tests.metering.test_journal import ROOT, WORKER
 from tests.metering.test_records import HEADER, a_begin, a_hold, an_end
 from tests.metering.test_replay import lines, write
@@ -84,6 +85,17 @@ def test_new_files_are_found_and_each_boot_has_its_own_calls(
         Boot("b00t", "0", 42, in_flight=1, closed=False),
         Boot("0ther", "0", 43, in_flight=0, closed=False),
     ]
+
+
+def test_long_reading_gives_way_to_who_waits_for_the_processor(
+    tmp_path: Path, following: Callable[..., Tail], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gave: list[bool] = []
+    monkeypatch.setattr(os, "sched_yield", lambda: gave.append(True))
+    write(tmp_path / "0-1.jsonl", lines(HEADER, *map(a_begin, range(1, 10 * STRIDE))))
+
+    assert len(following().poll()) == 10 * STRIDE - 1
+    assert len(gave) >= 10
 
 
 def test_a_directory_that_is_made_later_is_followed(tmp_path: Path) -> None:
