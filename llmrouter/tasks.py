@@ -6,14 +6,11 @@ and one that nobody awaits fails in silence. Both are why `asyncio.create_task` 
 
 import asyncio
 import logging
-import os
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-STRIDE = 32
-"""Steps of some microseconds each. Of calls one by one, the p99 falls from 2.3 to 1.2 ms by it."""
 _log = logging.getLogger(__name__)
 _held: set[asyncio.Task[Any]] = set()
 
@@ -30,12 +27,3 @@ def _ended(task: asyncio.Task[Any]) -> None:
     _held.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None:
         _log.error("task %s failed", task.get_name(), exc_info=error)
-
-
-def give_way() -> None:
-    """Let whoever waits for this processor have it; called every `STRIDE` steps of a computation.
-
-    A worker may share its processor with the process that counts what it did: woken in the middle
-    of a millisecond of counting, it would wait for the end of it.
-    """
-    os.sched_yield()

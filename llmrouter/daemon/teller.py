@@ -33,10 +33,10 @@ from llmrouter.metering.tail import (
     Position,
     Tail,
 )
+from llmrouter.processor import STRIDE, give_way
 from llmrouter.quota.bucket import Saved
 from llmrouter.quota.ledger import ROW_PREFIX, Charge, Ledger, Standing, read_rows
 from llmrouter.quota.rulebook import Bucketed, Rulebook
-from llmrouter.tasks import STRIDE, give_way
 
 _log = logging.getLogger(__name__)
 

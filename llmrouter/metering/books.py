@@ -23,7 +23,7 @@ from llmrouter.metering.booking import Names, amounts, booked, how, tally, what,
 from llmrouter.metering.records import Begin, End
 from llmrouter.metering.tail import Folded, Position
 from llmrouter.metering.tally import Tally
-from llmrouter.tasks import STRIDE, give_way
+from llmrouter.processor import STRIDE, give_way
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS

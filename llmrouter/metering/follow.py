@@ -23,7 +23,7 @@ from llmrouter.metering.facts import Began, Counts, Ended, Folded, Interrupted, 
 from llmrouter.metering.journal import name_parts
 from llmrouter.metering.records import Begin, End, Header, Hold, Record
 from llmrouter.metering.replay import LINE_BYTES_MAX, UNREADABLE, Damaged, check_format
-from llmrouter.tasks import STRIDE, give_way
+from llmrouter.processor import STRIDE, give_way
 
 READ_BYTES = LINE_BYTES_MAX  # a line that does not fit into one piece is longer than a record is
 LINE_BYTES = 4_096  # what is read where one line is wanted; records are below 1 kB

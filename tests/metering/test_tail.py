@@ -30,7 +30,7 @@ from llmrouter.metering.tail import (
     Position,
     Tail,
 )
-from llmrouter.tasks import STRIDE
+from llmrouter.processor import STRIDE
 from tests.metering.test_journal import ROOT, WORKER
 from tests.metering.test_records import HEADER, a_begin, a_hold, an_end
 from tests.metering.test_replay import lines, write
