@@ -33,7 +33,6 @@ from llmrouter.errors import Overloaded
 from llmrouter.gateway.admit import Admission, AdmissionTerms
 from llmrouter.gateway.authenticate import Authenticator
 from llmrouter.gateway.drain import DrainBounds
-from llmrouter.gateway.exchange import Exchange
 from llmrouter.gateway.explain import Explainer
 from llmrouter.gateway.fallback import Fallbacks
 from llmrouter.gateway.forward import Forwarder
@@ -42,7 +41,7 @@ from llmrouter.gateway.pipeline import ExchangeLog, Gateway, Steps
 from llmrouter.gateway.route import Router
 from llmrouter.gateway.shadow import Ledgers, Shadows
 from llmrouter.gateway.slots import Slots
-from llmrouter.gateway.spending import Flight, Spending
+from llmrouter.gateway.spending import Flight
 from llmrouter.gateway.timeouts import Timeouts
 from llmrouter.gateway.unrecorded import Unrecorded
 from llmrouter.gateway.upstream import Upstream, UpstreamTerms
@@ -169,7 +168,7 @@ def gateway(settings: Settings, start: Start, parts: Parts, log: ExchangeLog) ->
             Ledgers(parts.journal, prices, now_ms),
             routing.draw,
         ),
-        meter=partial(_meter, parts.journal, loop.time, now_ms, unrecorded),
+        meter=partial(Meter, parts.journal, loop.time, now_ms, unrecorded),
         clock=loop.time,
     )
     return Gateway(
@@ -223,17 +222,6 @@ def request_ids() -> Callable[[], str]:
     prefix = f"req_{secrets.token_hex(8)}"
     counter = itertools.count(1)
     return lambda: f"{prefix}{next(counter):x}"
-
-
-def _meter(
-    journal: Journal,
-    clock: Callable[[], float],
-    now_ms: Callable[[], int],
-    unrecorded: Unrecorded | None,
-    exchange: Exchange,
-    spending: Spending,
-) -> Meter:
-    return Meter(journal, exchange, spending, clock, now_ms, unrecorded)
 
 
 _wall = time.time  # noqa: TID251 - the one clock that everything else is given

@@ -73,12 +73,13 @@ class Meter:
     def __init__(
         self,
         journal: Journal,
-        exchange: Exchange,
-        spending: Spending,
         clock: Callable[[], float],
         now_ms: Callable[[], int],
-        unrecorded: Unrecorded | None = None,
+        unrecorded: Unrecorded | None,
+        exchange: Exchange,
+        spending: Spending,
     ) -> None:
+        """What is the same for all calls comes first."""
         self._journal = journal
         self._exchange = exchange
         self.spending = spending

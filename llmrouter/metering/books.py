@@ -12,8 +12,7 @@ Deliberately absent: a clock, and a thread (one at a time uses a `Books`).
 """
 
 import contextlib
-import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -50,7 +49,7 @@ _PRUNE = """DELETE FROM calls WHERE id IN
 _KEEP_FROM = "UPDATE notes SET value = MAX(value, ?) WHERE name = 'kept_from_ms'"
 _COUNT_SYNC = "UPDATE notes SET value = value + 1 WHERE name = 'syncs'"
 
-_Totals = dict[tuple[int, int, int], tuple[int, ...]]
+_Totals = dict[tuple[int, int, int], list[int]]
 """By the start of the hour or day, and the ids of who and what."""
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Position).decode
@@ -190,6 +189,11 @@ def _start(at_ms: int, of_ms: int) -> int:
     return at_ms - at_ms % of_ms
 
 
-def _add(totals: _Totals, key: tuple[int, int, int], sums: tuple[int, ...]) -> None:
+def _add(totals: _Totals, key: tuple[int, int, int], sums: Sequence[int]) -> None:
     before = totals.get(key)
-    totals[key] = sums if before is None else tuple(map(operator.add, before, sums))
+    if before is None:
+        totals[key] = list(sums)
+        return
+    for at, more in enumerate(sums):
+        if more:
+            before[at] += more

@@ -385,7 +385,7 @@ def test_assemble_the_head_of_an_answer(benchmark: BenchmarkFixture, tmp_path: P
     exchange.limit_headers = LIMIT_HEADERS
     reply = whole_reply()
     journal = a_journal(tmp_path)
-    meter = Meter(journal, exchange, idle_spending(), clock=lambda: NOW_S, now_ms=lambda: NOW_MS)
+    meter = Meter(journal, lambda: NOW_S, lambda: NOW_MS, None, exchange, idle_spending())
 
     def answer() -> None:
         client._responded = False

@@ -218,11 +218,11 @@ class Written:
         exchange.arrived_at = 10.0
         return Meter(
             self._journal,
-            exchange,
-            idle_spending(),
             lambda: 10.25,
             lambda: 1_000_500,
             unrecorded,
+            exchange,
+            idle_spending(),
         )
 
     def another(self, *, full: bool = False, unrecorded: Unrecorded | None = None) -> "Written":

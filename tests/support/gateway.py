@@ -37,7 +37,7 @@ from llmrouter.gateway.pipeline import Gateway, Steps
 from llmrouter.gateway.route import Router
 from llmrouter.gateway.shadow import Ledgers, Shadow, Shadows
 from llmrouter.gateway.slots import Slots
-from llmrouter.gateway.spending import Flight, Spending
+from llmrouter.gateway.spending import Flight
 from llmrouter.gateway.timeouts import Timeouts
 from llmrouter.gateway.unrecorded import Unrecorded
 from llmrouter.gateway.upstream import Upstream, UpstreamTerms
@@ -392,7 +392,11 @@ async def staged(
             fallbacks=Fallbacks(routing, admission, forwarder),
             shadows=Shadows(shadows or {}, ours, shadow_ledgers, lambda: 0.5),
             meter=partial(
-                _meter, journal, node, Unrecorded(loop.time) if serves_unrecorded else None
+                Meter,
+                journal,
+                loop.time,
+                node.now_ms,
+                Unrecorded(loop.time) if serves_unrecorded else None,
             ),
             clock=loop.time,
         )
@@ -493,17 +497,6 @@ async def _closed(stage: Stage) -> None:
     await asyncio.sleep(0)  # tasks of connections that were cut end
     for upstream in stage.upstreams.values():
         upstream.pool.close()
-
-
-def _meter(
-    journal: Journal,
-    node: Node,
-    unrecorded: Unrecorded | None,
-    exchange: Exchange,
-    spending: Spending,
-) -> Meter:
-    clock = asyncio.get_running_loop().time
-    return Meter(journal, exchange, spending, clock, node.now_ms, unrecorded)
 
 
 def _routes(
