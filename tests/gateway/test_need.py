@@ -417,8 +417,9 @@ async def test_pictures_teach_nothing_of_texts(tmp_path: Path) -> None:
         (b'";base64,' + b"A" * 100_000, 100_009),
         (b'x;base64,"' * 2_000, 20_000),
         ((b";base64," + b"A" * 9_992 + b'"') * 3, 3 * 4_001),
+        (b'"' + (b";base64," + b"A" * 5_000) * 2 + b'"', 1 + 4_000 + 1),
     ],
-    ids=["none", "one", "large", "small", "no-end", "flood", "several"],
+    ids=["none", "one", "large", "small", "no-end", "flood", "several", "two-in-one-text"],
 )
 def test_of_a_picture_a_part_counts(body: bytes, left: int) -> None:
     assert len(body) - _embedded_bytes(body) == left

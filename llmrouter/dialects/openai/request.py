@@ -17,6 +17,7 @@ from llmrouter.dialects.openai import output
 from llmrouter.errors import InvalidJson, InvalidRequest, UnsupportedParameter
 
 MODEL_CHARS_MAX = 256
+WRITTEN_BYTES_MAX = 65_536
 MEMBERS_MAX = 1_000  # each is looked at in turn; the API has about 40
 _STREAMED_USAGE_OPTION = {Operation.CHAT, Operation.COMPLETION}
 """Where a stream tells its usage only if `stream_options.include_usage` asks for it."""
@@ -43,8 +44,7 @@ def read_call(operation: Operation, body: bytes) -> Call:
     """
     members = _decode_members(body)
     _check_case(members, _SENSITIVE)
-    behind = body.removeprefix(_encode(members))
-    spans = None if not behind or behind.isspace() else _spans(body, members)
+    spans = None if _is_plain(body, members) else _spans(body, members)
     if operation is Operation.RESPONSE:
         _check_foreground(members)
     stream = operation is not Operation.EMBEDDING and _flag(members, "stream")
@@ -94,6 +94,14 @@ def _decode_members(body: bytes) -> dict[str, msgspec.Raw]:
     if len(members) > MEMBERS_MAX:
         raise InvalidRequest(f"the body has {len(members)} members; at most {MEMBERS_MAX} can be")
     return members
+
+
+def _is_plain(body: bytes, members: Mapping[str, msgspec.Raw]) -> bool:
+    """Whether nothing stands in a body but these members, as we write them."""
+    if len(body) > WRITTEN_BYTES_MAX:
+        return False  # to write it costs more than to look for them
+    behind = body.removeprefix(_encode(members))
+    return not behind or behind.isspace()
 
 
 def _check_case(members: Mapping[str, msgspec.Raw], sensitive: frozenset[str]) -> None:
