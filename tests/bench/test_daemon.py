@@ -253,7 +253,7 @@ def save(figures: dict[str, dict[str, Figure]], path: Path) -> None:
         pytest.param(SHORT, id="short"),
         pytest.param(LONG, id="long", marks=pytest.mark.slow),
         pytest.param(bodies(4.0, 1, 64, 1_000, 4_000), id="bodies", marks=pytest.mark.slow),
-        pytest.param(crowds(1, 10, 100, 1_000, 4_000), id="crowds", marks=pytest.mark.slow),
+        pytest.param(crowds(1, 10, 100, 1_000, 2_000), id="crowds", marks=pytest.mark.slow),
     ],
 )
 async def test_what_a_request_and_an_event_cost(
