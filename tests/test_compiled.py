@@ -52,7 +52,32 @@ def test_what_is_compiled_is_what_can_be(path: Path) -> None:
         if isinstance(node, ast.Call)
         and ast.unparse(node.func) in (function.name, f"self.{function.name}")
     ]
-    assert structs + awaits + recursions == []
+    stale = [
+        f"{function.name}: {name} was set to None, and line {line} looks at it again"
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for name, line in looked_at_again(function)
+    ]
+    assert structs + awaits + recursions + stale == []
+
+
+def looked_at_again(function: ast.AST) -> Iterator[tuple[str, int]]:
+    """The attributes that were set to None, and the lines that look at them afterwards."""
+    uses: list[tuple[int, bool, str, bool]] = []
+    for node in own(function):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                if isinstance(target, ast.Attribute):
+                    is_none = isinstance(node.value, ast.Constant) and node.value.value is None
+                    uses.append((node.lineno, True, ast.unparse(target), is_none))
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            uses.append((node.lineno, False, ast.unparse(node), False))
+    nothing: set[str] = set()
+    for line, is_set, name, is_none in sorted(uses):
+        if not is_set and name in nothing:
+            yield name, line
+        elif is_set:
+            (nothing.add if is_none else nothing.discard)(name)
 
 
 def handled(node: ast.AST) -> Iterator[ast.AST]:
