@@ -23,7 +23,7 @@ LINES = 48
 SAME_WITHIN = 0.01
 OF_ALLOWED_MIN = 0.97
 """Less where the machine stands still for longer than the burst lasts."""
-SECONDS = [3, pytest.param(60, marks=pytest.mark.slow)]
+SECONDS = [2, pytest.param(60, marks=pytest.mark.slow)]
 
 
 # ---- the same numbers -----------------------------------------------------------------------

@@ -8,7 +8,7 @@ from tests.quota.machine import QuotaMachine
 
 TestModel = QuotaMachine.TestCase
 TestModel.settings = settings(
-    max_examples=500,
+    max_examples=300,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),
