@@ -61,8 +61,10 @@ class Sdist(sdist):
 
 
 def _extensions() -> list[Extension]:
-    from mypyc.build import mypycify
-
+    try:
+        from mypyc.build import mypycify
+    except ImportError as error:  # where pip was told not to fetch what builds it
+        raise CCompilerError(f"mypyc cannot be imported ({error})") from error
     project = tomllib.loads(Path("pyproject.toml").read_text())
     sources = [f"llmrouter/{module}.py" for module in project["tool"]["llmrouter"]["compiled"]]
     try:
