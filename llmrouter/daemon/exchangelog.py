@@ -1,4 +1,8 @@
-"""The line of the log that every exchange has, and nothing in it that is secret."""
+"""The line of the log that every exchange has, and nothing in it that is secret.
+
+Lines are gathered, and handed over a few times a second. What a caller chose is quoted where it
+could be taken for more than one value.
+"""
 
 import functools
 import re

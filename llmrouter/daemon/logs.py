@@ -2,9 +2,7 @@
 
 All lines are written by a thread of their own, so that a terminal or a pipe that nobody reads can
 never stop the loop; what it does not take in time is dropped, and the number of lines is logged
-when it takes more. Exchange lines are gathered and handed over a few times a second. Nothing here
-ever sees a key, a body or a header; what a caller chose is quoted where it could be taken for more
-than one value.
+when it takes more. Nothing here ever sees a key, a body or a header.
 """
 
 import functools

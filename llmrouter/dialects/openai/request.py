@@ -17,8 +17,9 @@ from llmrouter.dialects.openai import output
 from llmrouter.errors import InvalidJson, InvalidRequest, UnsupportedParameter
 
 MODEL_CHARS_MAX = 256
-WRITTEN_BYTES_MAX = 65_536
 MEMBERS_MAX = 1_000  # each is looked at in turn; the API has about 40
+WRITTEN_BYTES_MAX = 65_536
+"""Of a body that is written anew, to see whether nothing else stands in it."""
 _STREAMED_USAGE_OPTION = {Operation.CHAT, Operation.COMPLETION}
 """Where a stream tells its usage only if `stream_options.include_usage` asks for it."""
 _SENSITIVE = frozenset({"model", "stream", "stream_options", "background"}) | output.MEMBERS
