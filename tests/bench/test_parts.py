@@ -30,7 +30,7 @@ from llmrouter.http1.pool import Pool
 from llmrouter.http1.reader import RequestReader
 from llmrouter.http1.request import Buffered, Request
 from llmrouter.http1.sse import Splitter
-from llmrouter.http1.upstream import UpstreamConnection, UpstreamTimeouts
+from llmrouter.http1.upstream import UpstreamTimeouts
 from llmrouter.metering.journal import Journal, JournalFiles, journal_paths
 from llmrouter.metering.records import Begin, End, Header
 from llmrouter.metering.replay import pair
@@ -38,7 +38,7 @@ from llmrouter.routing.routes import Route, Routes
 from llmrouter.routing.strategy import NO_FACTS, Weighted
 from tests.bench.calls import PATH, Headers, chat, lowered, message, plain_headers, sdk_headers
 from tests.support.fleet import fleet
-from tests.support.idle import deployment, idle_exchange, idle_spending
+from tests.support.idle import deployment, idle_exchange, idle_spending, nothing_upstream
 from tests.support.transport import FakeLoop, FakeTransport
 
 pytestmark = [pytest.mark.bench, pytest.mark.benchmark(max_time=0.2, min_rounds=5)]
@@ -364,10 +364,11 @@ class Kept(FakeTransport):
         self.writes[:] = [bytes(data)]
 
 
-def whole_reply() -> Reply:
+async def whole_reply() -> Reply:
     """A plain answer that has come."""
-    connection = UpstreamConnection(asyncio.run(upstream()).pool, FakeLoop())
-    reply = Reply(FakeLoop(), connection, opens=lambda _: True, shows_secret=lambda _: False)
+    reply = Reply(
+        FakeLoop(), nothing_upstream(), opens=lambda _: True, shows_secret=lambda _: False
+    )
     reply.response_head(200, ANSWERED)
     reply.response_data(ANSWER)
     reply.response_end(framed=True)
@@ -383,7 +384,7 @@ def test_assemble_the_head_of_an_answer(benchmark: BenchmarkFixture, tmp_path: P
     client._respond_to(exchange.request)
     exchange.deployment = "far/gpt-4o"
     exchange.limit_headers = LIMIT_HEADERS
-    reply = whole_reply()
+    reply = asyncio.run(whole_reply())
     journal = a_journal(tmp_path)
     meter = Meter(journal, lambda: NOW_S, lambda: NOW_MS, None, exchange, idle_spending())
 

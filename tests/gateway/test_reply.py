@@ -5,12 +5,10 @@ import pytest
 
 from llmrouter.errors import UpstreamError
 from llmrouter.gateway.reply import OPENING_BYTES_MAX, PLAIN_BYTES_MAX, Reply
-from llmrouter.http1.deadlines import Deadlines
 from llmrouter.http1.errors import ConnectionLost, HttpError
-from llmrouter.http1.origin import Origin
-from llmrouter.http1.pool import Pool
-from llmrouter.http1.upstream import UpstreamConnection, UpstreamTimeouts
+from llmrouter.http1.upstream import UpstreamTimeouts
 from tests.support.gateway import PATIENT, Reached, shown, staged
+from tests.support.idle import nothing_upstream
 from tests.support.transport import FakeTransport
 from tests.support.upstream import Play, Stall, Wait, answer, stream
 
@@ -36,9 +34,8 @@ class Wire:
 
     def __init__(self, limits: UpstreamTimeouts = PATIENT) -> None:
         loop = asyncio.get_running_loop()
-        pool = Pool(Origin.from_url("http://up.test"), Deadlines(loop, 1))
         self.transport = FakeTransport()
-        self.connection = UpstreamConnection(pool, loop)
+        self.connection = nothing_upstream()
         self.connection.connection_made(self.transport)
         self.reply = Reply(loop, self.connection, opens, shows_nothing)
         self.connection.expect(self.reply, limits)
