@@ -21,6 +21,9 @@ BURST = 50
 TIMES_THE_LIMIT = 3
 LINES = 48
 SAME_WITHIN = 0.01
+AT_END_S = 0.1
+"""What fills up in this time may be left over when the load ends: nobody comes for it any more.
+Over 60 s it is less than a hundredth; over 2 s it is more."""
 OF_ALLOWED_MIN = 0.97
 """Less where the machine stands still for longer than the burst lasts."""
 SECONDS = [2, pytest.param(60, marks=pytest.mark.slow)]
@@ -55,7 +58,7 @@ def test_four_workers_admit_as_many_as_one(tmp_path: Path, seconds: float) -> No
     one = admitted(tmp_path / "one", 1, seconds)
     four = admitted(tmp_path / "four", 4, seconds)
     print(f"admitted by 1 worker: {one}, by 4: {four}, of {BURST + PER_S * seconds:.0f}")  # noqa: T201
-    assert abs(one - four) <= SAME_WITHIN * (BURST + PER_S * seconds)
+    assert abs(one - four) <= max(SAME_WITHIN * (BURST + PER_S * seconds), AT_END_S * PER_S)
     assert min(one, four) >= OF_ALLOWED_MIN * (BURST + PER_S * seconds)
 
 
