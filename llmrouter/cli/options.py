@@ -9,10 +9,7 @@ from typing import Annotated
 import typer
 
 from llmrouter.config.problems import ConfigError
-from llmrouter.daemon.control import ControlError
-from llmrouter.daemon.listeners import ListenError
-from llmrouter.daemon.opening import StartError
-from llmrouter.daemon.state import StateError
+from llmrouter.daemon.errors import DaemonError
 
 ConfigPath = Annotated[
     Path,
@@ -31,6 +28,6 @@ def refusals() -> Iterator[None]:
         for problem in error.problems:
             print(f"llmrouter: {problem}", file=sys.stderr)
         raise typer.Exit(1) from None
-    except (StateError, ListenError, StartError, ControlError) as error:
+    except DaemonError as error:
         print(f"llmrouter: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

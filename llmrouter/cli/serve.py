@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -12,7 +13,9 @@ from llmrouter.config.load import load
 from llmrouter.config.schema import Config
 from llmrouter.daemon import logs
 from llmrouter.daemon.state import State, open_state
-from llmrouter.daemon.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from llmrouter.daemon.supervisor import Supervisor
 
 STATE_WAIT_S = 2.0
 """For a command that has the state open in this moment; a running daemon keeps it for longer."""
@@ -33,11 +36,13 @@ def serve(config: ConfigPath = CONFIG_DEFAULT) -> None:
 
 
 async def _serve(config: Config, state: State) -> None:
+    from llmrouter.daemon.supervisor import Supervisor  # all of the daemon: 0.1 s
+
     await Supervisor(config, state).run(_announce)
     _log.info("stopped")
 
 
-def _announce(supervisor: Supervisor) -> None:
+def _announce(supervisor: "Supervisor") -> None:
     _log.info(
         "serving addresses=%s admin=%s pid=%d path=%s",
         ",".join(supervisor.addresses),

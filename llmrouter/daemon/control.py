@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from llmrouter.daemon import unix
+from llmrouter.daemon.errors import DaemonError
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ _SOCKET_MODE = 0o600
 _BACKLOG = 16
 
 
-class ControlError(Exception):
+class ControlError(DaemonError):
     """The supervisor will not do it; `code` is for scripts, the message for people."""
 
     def __init__(self, code: str, message: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from llmrouter.config.addresses import Address, FdAddress, TcpAddress, UnixAddress
 from llmrouter.daemon import unix
+from llmrouter.daemon.errors import DaemonError
 
 BACKLOG = 4096
 """Connections that wait to be accepted; the kernel caps it at net.core.somaxconn."""
@@ -24,7 +25,7 @@ _REMEDIES = {
 }
 
 
-class ListenError(Exception):
+class ListenError(DaemonError):
     """An address cannot be listened on; the message says which, why and what to do."""
 
 

@@ -18,6 +18,7 @@ from llmrouter.daemon import pricelist, rules
 from llmrouter.daemon.bookkeeper import Bookkeeper
 from llmrouter.daemon.bookkeeping import Bookkeeping
 from llmrouter.daemon.clock import SteadyClock
+from llmrouter.daemon.errors import StartError
 from llmrouter.daemon.state import State
 from llmrouter.daemon.teller import JournalError
 from llmrouter.daemon.treasury import Treasury
@@ -29,10 +30,6 @@ from llmrouter.quota.rulebook import Rulebook
 from llmrouter.units import MS_PER_S
 
 _log = logging.getLogger(__name__)
-
-
-class StartError(Exception):
-    """The daemon cannot start; the message says why."""
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ import msgspec
 
 from llmrouter.access.key import DIGEST_KEY_BYTES
 from llmrouter.contracts.store import Store, StoreError
+from llmrouter.daemon.errors import DaemonError
 from llmrouter.files import sync_directory
 from llmrouter.stores.diskcache import DiskcacheStore
 
@@ -56,7 +57,7 @@ _SMALL_FILE_BYTES_MAX = 4096  # no file that is read whole here is longer, unles
 _RESTORE = "restore it from a backup, or move the directory away to start anew"
 
 
-class StateError(Exception):
+class StateError(DaemonError):
     """The state directory cannot be used; the message says where, why and what to do."""
 
 

@@ -29,12 +29,12 @@ from llmrouter.config.load import workers as worker_count
 from llmrouter.config.schema import Config, Settings
 from llmrouter.daemon import (
     admin,
-    administer,
     build,
     children,
     listeners,
     notify,
     opening,
+    operations,
     routing,
     watching,
 )
@@ -44,12 +44,12 @@ from llmrouter.daemon.channel import Start
 from llmrouter.daemon.clock import SteadyClock
 from llmrouter.daemon.control import ControlServer, Operation
 from llmrouter.daemon.demochild import DemoChild
+from llmrouter.daemon.errors import StartError
 from llmrouter.daemon.eventdesk import EventDesk
 from llmrouter.daemon.explaindesk import ExplainDesk
 from llmrouter.daemon.healthdesk import HealthDesk
 from llmrouter.daemon.keydesk import KeyDesk
 from llmrouter.daemon.limitdesk import LimitDesk
-from llmrouter.daemon.opening import StartError
 from llmrouter.daemon.prober import Prober
 from llmrouter.daemon.state import State
 from llmrouter.daemon.treasury import Treasury
@@ -177,7 +177,7 @@ class Supervisor:
 
     def _operations(self) -> dict[str, Operation]:
         return {
-            **administer.operations(
+            **operations.operations(
                 KeyDesk(self._book, _wall),
                 EventDesk(self._treasury.events),
                 LimitDesk(self._rulebook, self._treasury.standing),

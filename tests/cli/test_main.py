@@ -1,5 +1,7 @@
 """The command as a whole: its help, its usage errors, and what it takes from the environment."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,3 +116,14 @@ def test_the_entry_point_runs_the_command(
 
     assert ended.value.code == 0
     assert "serve" in capsys.readouterr().out
+
+
+def test_a_command_loads_the_path_of_a_call_only_if_it_needs_it() -> None:
+    """Half of what a command that asks a running daemon costs would be importing what serves."""
+    show = "import sys, llmrouter.cli.main; print(*sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True)
+
+    loaded = done.stdout.split()
+    assert "llmrouter.daemon.administer" in loaded
+    assert not {"llmrouter.daemon.supervisor", "llmrouter.gateway.pipeline"} & set(loaded)

@@ -6,8 +6,8 @@ import typer
 from llmrouter.cli.options import refusals
 from llmrouter.config.problems import ConfigError, Problem
 from llmrouter.daemon.control import ControlError
+from llmrouter.daemon.errors import StartError
 from llmrouter.daemon.listeners import ListenError
-from llmrouter.daemon.opening import StartError
 from llmrouter.daemon.state import StateBusy, StateError
 
 

@@ -5,14 +5,14 @@ from collections.abc import Iterable
 from llmrouter.access.issued import IssuedKey
 from llmrouter.access.key import KeyDigest
 from llmrouter.access.keybook import KeyBook
-from llmrouter.daemon import administer
-from llmrouter.daemon.administer import Answered, Published
+from llmrouter.daemon import operations as behind
 from llmrouter.daemon.control import Operation
 from llmrouter.daemon.eventbook import EventBook
 from llmrouter.daemon.eventdesk import EventDesk
 from llmrouter.daemon.explaindesk import ExplainDesk
 from llmrouter.daemon.keydesk import KeyDesk
 from llmrouter.daemon.limitdesk import LimitDesk
+from llmrouter.daemon.operations import Answered, Published
 from llmrouter.gateway.explanation import Explanation, Question
 from llmrouter.quota.rulebook import Rulebook
 from llmrouter.stores.memory import MemoryStore
@@ -43,7 +43,7 @@ def operations(
 ) -> dict[str, Operation]:
     """What is behind the control socket."""
     book = KeyBook(MemoryStore(), KeyDigest(bytes(32)))
-    return administer.operations(
+    return behind.operations(
         keys or KeyDesk(book, lambda: NOW_S),
         events or EventDesk(EventBook(MemoryStore())),
         limits or LimitDesk(Rulebook({}), lambda _: []),

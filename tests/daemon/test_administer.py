@@ -13,10 +13,9 @@ from llmrouter.access.issued import IssuedKey
 from llmrouter.access.key import KeyDigest
 from llmrouter.access.keybook import KeyBook
 from llmrouter.config.schema import Config, Limit, Org
-from llmrouter.contracts.store import StoreError
 from llmrouter.daemon import administer as module
 from llmrouter.daemon import build
-from llmrouter.daemon.administer import DESKS, administer, refusing
+from llmrouter.daemon.administer import administer
 from llmrouter.daemon.clock import SteadyClock
 from llmrouter.daemon.control import ControlError, ControlServer
 from llmrouter.daemon.eventbook import EventBook
@@ -24,7 +23,7 @@ from llmrouter.daemon.eventdesk import EventDesk, view
 from llmrouter.daemon.keydesk import KeyDesk
 from llmrouter.daemon.limitdesk import LimitDesk
 from llmrouter.daemon.state import State, StateBusy, StateError, open_state
-from llmrouter.daemon.teller import JournalError, Teller
+from llmrouter.daemon.teller import Teller
 from tests.daemon.offering import NOW_S, operations
 from tests.daemon.spending import Writer
 from tests.daemon.test_eventbook import NOW_MS, of_org, save
@@ -266,81 +265,3 @@ def test_a_state_that_cannot_be_used_is_told(tmp_path: Path, op: str, args: Args
 
     with pytest.raises(StateError, match="not a state of ours"):
         administer(config(tmp_path / "photos"), op, args)
-
-
-# ---- what cannot be done --------------------------------------------------------------------
-
-
-def damaged_event(state: State) -> str:
-    state.store.put("event/x", b"")
-    return "'event/x' in the store is not the name of an event"
-
-
-def damaged_bucket(state: State) -> str:
-    state.store.put("bucket/org/acme/requests/day", b"x")
-    return "'bucket/org/acme/requests/day' in the store cannot be read as"
-
-
-def damaged_key(state: State) -> str:
-    state.store.put("key/AAAAAAAAAAAA", b"{}")
-    return "'key/AAAAAAAAAAAA' in the store cannot be read as a key"
-
-
-def damaged_journal(state: State) -> str:
-    (state.journal_dir / "0-1.jsonl").mkdir()
-    return "the journal "
-
-
-@pytest.mark.parametrize(
-    ("op", "spoil", "code"),
-    [
-        ("keys.list", damaged_key, "store_error"),
-        ("events.list", damaged_event, "store_error"),
-        ("limits.list", damaged_bucket, "store_error"),
-        ("limits.list", damaged_key, "store_error"),
-        ("limits.list", damaged_journal, "journal_error"),
-    ],
-)
-def test_a_state_that_is_damaged_is_told_in_words(
-    tmp_path: Path, op: str, spoil: Callable[[State], str], code: str
-) -> None:
-    with open_state(tmp_path / "state") as state:
-        words = spoil(state)
-
-    with pytest.raises(ControlError) as refused:
-        administer(config(tmp_path / "state"), op, {})
-
-    assert refused.value.code == code
-    assert str(refused.value).startswith(words)
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (ValueError("no"), "invalid_request"),
-        (StoreError("no"), "store_error"),
-        (JournalError("no"), "journal_error"),
-    ],
-)
-def test_what_cannot_be_done_is_refused_with_a_code(error: Exception, code: str) -> None:
-    def step(args: Args) -> object:
-        raise error
-
-    with pytest.raises(ControlError, match=r"^no$") as refused:
-        refusing(step, {})
-
-    assert refused.value.code == code
-
-
-def test_a_bug_is_not_taken_for_a_refusal() -> None:
-    def step(args: Args) -> object:
-        return args["missing"]
-
-    with pytest.raises(KeyError):
-        refusing(step, {})
-
-
-def test_every_operation_finds_its_desk_by_its_name() -> None:
-    names = operations().keys()
-
-    assert {name.partition(".")[0] for name in names} == DESKS.keys()

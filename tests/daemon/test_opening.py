@@ -16,8 +16,8 @@ from llmrouter.access.keybook import KeyBook
 from llmrouter.config.schema import Config, Settings
 from llmrouter.daemon import build, pricelist
 from llmrouter.daemon.clock import SteadyClock
+from llmrouter.daemon.errors import StartError
 from llmrouter.daemon.opening import (
-    StartError,
     open_books,
     open_treasury,
     read_keys,
