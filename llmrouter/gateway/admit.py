@@ -11,6 +11,7 @@ none is returned, nothing is taken.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from llmrouter.contracts.call import Call
 from llmrouter.contracts.rule import MODEL_PREFIX
@@ -43,6 +44,14 @@ class AdmissionTerms:
     """The orgs whose calls to models without a price are served, although money counts."""
 
 
+class Foreseen(NamedTuple):
+    """What a call needs, and of which leases."""
+
+    case: Case
+    need: Need
+    amounts: Amounts
+
+
 class Admission:
     """Takes room for calls."""
 
@@ -67,8 +76,8 @@ class Admission:
         """Calls that this worker carries."""
         return self._flight.calls
 
-    def try_admit(self, exchange: Exchange, call: Call, route: Route) -> Spending | None:
-        """Take room at once if this worker has it; None if the ledger has to be asked.
+    def try_admit(self, exchange: Exchange, call: Call, route: Route) -> Spending | Foreseen:
+        """Take room at once if this worker has it; else what `admit` may ask the ledger for.
 
         Raises Overloaded where the worker's share of `server.limits.inflight` is used up, and
         InvalidRequest, InsufficientQuota where the call could not be kept within its budgets.
@@ -78,12 +87,12 @@ class Admission:
         need, amounts = self._cases.need(exchange, call, case)
         leases, account, now_ms = self._leases, case.account, self._flight.now_ms()
         if not leases.reserve(account, amounts, now_ms):
-            return None
+            return Foreseen(case, need, amounts)
         exchange.limit_headers = case.headers.at(now_ms)
         reservation = Reservation(leases, account, amounts)
         return Spending(self._flight, reservation, case.route, need, now_ms)
 
-    async def admit(self, exchange: Exchange, call: Call, route: Route) -> Spending:
+    async def admit(self, exchange: Exchange, call: Call, foreseen: Foreseen) -> Spending:
         """Ask the ledger for room, and wait as long as the rules say.
 
         Raises what `try_admit` does, and the error for the limit that was met.
@@ -91,18 +100,19 @@ class Admission:
         met: list[Refusal] = []
         tried = [exchange.model]
         while True:
-            case, need, amounts = self.foresee(exchange, call, route, met)
+            case, need, amounts = foreseen
             found = await self.room.take(case.account, amounts)
             if isinstance(found, Reservation):
                 return self._admitted(exchange, case, need, found)
             route = self._instead(exchange, call, found, tried)
             met.append(found)
             tried.append(exchange.model)
+            foreseen = self.foresee(exchange, call, route, met)
 
     def foresee(
         self, asking: Asking, call: Call, route: Route, met: Iterable[Refusal] = ()
-    ) -> tuple[Case, Need, Amounts]:
-        """What the call needs, and of which leases; those that it has `met` do not refuse it again.
+    ) -> Foreseen:
+        """What the call needs; the limits that it has `met` do not refuse it again.
 
         Takes nothing. Raises InvalidRequest, InsufficientQuota as `try_admit` does.
         """
@@ -110,7 +120,7 @@ class Admission:
         for refusal in met:
             case = case.without(refusal.lease.name)
         need, amounts = self._cases.need(asking, call, case)
-        return case, need, amounts
+        return Foreseen(case, need, amounts)
 
     async def fall_back(self, exchange: Exchange, to: Found, counted: tuple[str, ...]) -> Spending:
         """Take room for the same call at another model; `exchange` is of that model from then on.

@@ -21,7 +21,7 @@ from llmrouter.errors import (
     RouterError,
     UnknownPath,
 )
-from llmrouter.gateway.admit import Admission
+from llmrouter.gateway.admit import Admission, Foreseen
 from llmrouter.gateway.attempt import Attempt
 from llmrouter.gateway.authenticate import Authenticator
 from llmrouter.gateway.exchange import Exchange
@@ -223,8 +223,8 @@ class Gateway:
         exchange.timeouts = steps.forwarder.timeouts.asked(exchange.request.headers, route)
         admission = steps.admission
         spending = admission.try_admit(exchange, call, route)
-        if spending is None:
-            spending = await admission.admit(exchange, call, route)
+        if isinstance(spending, Foreseen):
+            spending = await admission.admit(exchange, call, spending)
             self._confirm(exchange, spending)
         steps.shadows.cast(exchange, spending.route.name)
         del call  # it holds the prompt, and a stream may last for minutes

@@ -1,22 +1,26 @@
 """What callers are told about limits and budgets: refusals in words, and headers with figures."""
 
+import functools
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from llmrouter.access.issued import iso_utc
-from llmrouter.contracts.rule import Kind, Rule, Scope
+from llmrouter.contracts.rule import Kind, Rule
 from llmrouter.errors import (
     ConcurrencyLimitExceeded,
     InsufficientQuota,
     InvalidRequest,
+    LimitReached,
     LimitState,
     QueueTimeout,
     QuotaHeld,
+    QuotaRefused,
     RateLimitExceeded,
     RouterError,
 )
 from llmrouter.quota.leases import REQUESTS, TOKENS, Lease, Refusal
 from llmrouter.quota.messages import Reason
+from llmrouter.quota.rulebook import Bucketed
 from llmrouter.units import MS_PER_S, NANO_PER_USD
 
 MINUTE_MS = 60 * MS_PER_S
@@ -24,36 +28,36 @@ SOON_S = 1
 """Retry-After where only other calls can make room, and nobody knows when."""
 
 
+class Met(NamedTuple):
+    """A limit or budget without room for a call, and all that a caller is told of it."""
+
+    found: Bucketed
+    capacity: int
+    left: int
+    wanted: int
+    resets_at_s: int | None
+
+
+class Told(NamedTuple):
+    """A refusal in words, and the limit that was met as it stands."""
+
+    error: type[RouterError]
+    message: str
+    limit: LimitState
+
+
 def refused(refusal: Refusal, now_ms: int) -> RouterError:
     """The error that a call ends with for which there is no room."""
-    why, rule = refusal.refused, refusal.lease.found.rule
-    whose = _whose(refusal.lease.found.scope, rule)
+    why = refusal.refused
     retry_s = _retry_s(why.retry_at_ms, now_ms) or SOON_S
-    state = _state(refusal, now_ms)
-    match why.reason:
-        case Reason.OCCUPIED:
-            said = f"{whose} has {_count(rule.amount, 'call')} in flight, as many as may be"
-            return ConcurrencyLimitExceeded(
-                f"{said}; try again when one has ended", limit=state, retry_after_s=SOON_S
-            )
-        case Reason.HELD:
-            said = f"calls in flight hold what is left of {_amount(rule)} of {whose}"
-            return QuotaHeld(
-                f"{said}; try again when they have ended", limit=state, retry_after_s=SOON_S
-            )
-        case Reason.WAITED:
-            said = (
-                f"no turn came within {rule.wait_ms / MS_PER_S:g} s at {_amount(rule)} of {whose}"
-            )
-            return QueueTimeout(f"{said}; try again later", limit=state, retry_after_s=retry_s)
-        case Reason.SPENT if rule.kind is not Kind.USD:
-            said = f"{_used_up(refusal, whose)}; try again in {retry_s} s"
-            return RateLimitExceeded(said, limit=state, retry_after_s=retry_s)
-        case Reason.TOO_LARGE if rule.kind is not Kind.USD:
-            return InvalidRequest(_too_large(refusal, whose))
-        case Reason.SPENT | Reason.TOO_LARGE:
-            said = (_spent if why.reason is Reason.SPENT else _too_large)(refusal, whose)
-            return InsufficientQuota(said, limit=state)
+    told = _told(why.reason, _met(refusal, now_ms), retry_s)
+    error = told.error
+    if issubclass(error, LimitReached):
+        retry_after_s = retry_s if error in _TIMED else SOON_S
+        return error(told.message, limit=told.limit, retry_after_s=retry_after_s)
+    if issubclass(error, QuotaRefused):
+        return error(told.message, limit=told.limit)
+    return error(told.message)
 
 
 def ended(refusal: Refusal, now_ms: int) -> InsufficientQuota:
@@ -61,44 +65,92 @@ def ended(refusal: Refusal, now_ms: int) -> InsufficientQuota:
 
     What is held of the budget is as good as spent then: most of it by this very stream.
     """
-    rule, scope = refusal.lease.found.rule, refusal.lease.found.scope
-    left = _usd(max(0, refusal.refused.left))
-    said = f"this answer was cut: {left} of {_amount(rule)} of {_whose(scope, rule)} are left"
-    return InsufficientQuota(f"{said}; {_more(refusal)}", limit=_state(refusal, now_ms))
+    met = _met(refusal, now_ms)
+    left, whose = _usd(max(0, met.left)), _whose(met)
+    said = f"this answer was cut: {left} of {_amount(met.found.rule)} of {whose} are left"
+    return InsufficientQuota(f"{said}; {_more(met)}", limit=_state(met))
 
 
-def _used_up(refusal: Refusal, whose: str) -> str:
-    rule = refusal.lease.found.rule
-    left, amount = refusal.refused.left, _amount(rule)
+# ---- in words -------------------------------------------------------------------------------
+
+_TIMED = (QueueTimeout, RateLimitExceeded)
+"""Where it is known when there will be room."""
+
+
+def _met(refusal: Refusal, now_ms: int) -> Met:
+    why, lease = refusal.refused, refusal.lease
+    resets_at_ms = why.resets_at_ms
+    resets_at_s = None if resets_at_ms is None else -(-max(resets_at_ms, now_ms) // MS_PER_S)
+    return Met(lease.found, lease.capacity, why.left, refusal.wanted, resets_at_s)
+
+
+@functools.lru_cache(maxsize=1024)
+def _told(reason: Reason, met: Met, retry_s: int) -> Told:
+    """Who meets a limit meets it many times a second, and is told the same: 4 us a call."""
+    rule, whose = met.found.rule, _whose(met)
+    is_money = rule.kind is Kind.USD
+    error: type[RouterError]
+    match reason:
+        case Reason.OCCUPIED:
+            error = ConcurrencyLimitExceeded
+            said = f"{whose} has {_count(rule.amount, 'call')} in flight, as many as may be"
+            said += "; try again when one has ended"
+        case Reason.HELD:
+            error = QuotaHeld
+            said = f"calls in flight hold what is left of {_amount(rule)} of {whose}"
+            said += "; try again when they have ended"
+        case Reason.WAITED:
+            error = QueueTimeout
+            wait_s = rule.wait_ms / MS_PER_S
+            said = f"no turn came within {wait_s:g} s at {_amount(rule)} of {whose}"
+            said += "; try again later"
+        case Reason.SPENT:
+            error = InsufficientQuota if is_money else RateLimitExceeded
+            said = _spent(met, whose) if is_money else _used_up(met, whose, retry_s)
+        case _:  # TOO_LARGE
+            error = InsufficientQuota if is_money else InvalidRequest
+            said = _too_large(met, whose)
+    return Told(error, said, _state(met))
+
+
+def _used_up(met: Met, whose: str, retry_s: int) -> str:
+    rule = met.found.rule
+    amount, again = _amount(rule), f"try again in {retry_s} s"
     if rule.burst is not None:
         amount += f" ({rule.burst:,} at once)"
-    if left <= 0:
-        return f"{whose} has used {amount}"
-    return f"{whose} has {left:,} left of {amount}, and the call needs about {refusal.wanted:,}"
+    if met.left <= 0:
+        return f"{whose} has used {amount}; {again}"
+    needs = f"the call needs about {met.wanted:,}"
+    return f"{whose} has {met.left:,} left of {amount}, and {needs}; {again}"
 
 
-def _spent(refusal: Refusal, whose: str) -> str:
-    why, amount = refusal.refused, _amount(refusal.lease.found.rule)
-    left, needed = _usd(max(0, why.left)), _usd(refusal.wanted)
-    return f"{amount} of {whose} are spent: {left} left, {needed} needed; {_more(refusal)}"
+def _spent(met: Met, whose: str) -> str:
+    left, needed = _usd(max(0, met.left)), _usd(met.wanted)
+    said = f"{_amount(met.found.rule)} of {whose} are spent: {left} left, {needed} needed"
+    return f"{said}; {_more(met)}"
 
 
-def _more(refusal: Refusal) -> str:
-    resets_at_ms, ask = refusal.refused.resets_at_ms, "ask your admin for more"
-    return ask if resets_at_ms is None else f"it starts anew at {iso(resets_at_ms)}, or {ask}"
+def _more(met: Met) -> str:
+    ask = "ask your admin for more"
+    return (
+        ask
+        if met.resets_at_s is None
+        else f"it starts anew at {iso_utc(met.resets_at_s)}, or {ask}"
+    )
 
 
-def _too_large(refusal: Refusal, whose: str) -> str:
-    rule, wanted = refusal.lease.found.rule, refusal.wanted
+def _too_large(met: Met, whose: str) -> str:
+    rule, wanted = met.found.rule, met.wanted
     if rule.kind is Kind.USD:
         said = f"the call may cost {_usd(wanted)}, more than {_amount(rule)} of {whose} in all"
     else:
-        fits = f"{refusal.lease.capacity:,} at once fit into {_amount(rule)} of {whose}"
+        fits = f"{met.capacity:,} at once fit into {_amount(rule)} of {whose}"
         said = f"the call needs about {_count(wanted, 'token')}, and {fits}"
     return f"{said}; shorten it, send a smaller max_tokens, or ask your admin for more"
 
 
-def _whose(scope: Scope, rule: Rule) -> str:
+def _whose(met: Met) -> str:
+    scope, rule = met.found.scope, met.found.rule
     name = scope.name.rpartition("/")[2]
     model = f" for {rule.model}" if rule.model is not None else ""
     return f"the {scope.kind} {name}{model}"
@@ -126,21 +178,19 @@ def _retry_s(retry_at_ms: int | None, now_ms: int) -> int | None:
     return None if retry_at_ms is None else max(1, -(-(retry_at_ms - now_ms) // MS_PER_S))
 
 
-def _state(refusal: Refusal, now_ms: int) -> LimitState:
-    lease, why = refusal.lease, refusal.refused
-    rule, scope = lease.found.rule, lease.found.scope
-    used = max(0, lease.capacity - why.left)
-    resets_at_ms = why.resets_at_ms
-    is_usd = rule.kind is Kind.USD
+def _state(met: Met) -> LimitState:
+    rule, scope = met.found.rule, met.found.scope
+    used = max(0, met.capacity - met.left)
+    is_money = rule.kind is Kind.USD
     return LimitState(
         scope=scope.kind,
         name=scope.name.rpartition("/")[2],
         kind=rule.kind.value,
-        limit=rule.amount / NANO_PER_USD if is_usd else rule.amount,
+        limit=rule.amount / NANO_PER_USD if is_money else rule.amount,
         per=rule.per or None,
         model=rule.model,
-        used=used / NANO_PER_USD if is_usd else used,
-        resets_at=None if resets_at_ms is None else iso(max(resets_at_ms, now_ms)),
+        used=used / NANO_PER_USD if is_money else used,
+        resets_at=None if met.resets_at_s is None else iso_utc(met.resets_at_s),
     )
 
 

@@ -83,11 +83,31 @@ class Denial(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
         )
 
 
+class _Gathered:
+    """Equal denials as they come: what `Denial.joined` makes of them, without one made of each."""
+
+    __slots__ = ("count", "first", "last_ms")
+
+    def __init__(self, first: Denial) -> None:
+        self.first = first
+        self.last_ms = first.last_ms
+        self.count = first.count
+
+    def add(self, denial: Denial) -> None:
+        if denial.at_ms < self.first.at_ms:
+            self.first = denial
+        self.last_ms = max(self.last_ms, denial.last_ms)
+        self.count += denial.count
+
+    def joined(self) -> Denial:
+        return msgspec.structs.replace(self.first, last_ms=self.last_ms, count=self.count)
+
+
 class Denials:
     """What a worker has to tell of denials since it last did; bounded, and no count is lost."""
 
     def __init__(self) -> None:
-        self._gathered: dict[Identity, Denial] = {}
+        self._gathered: dict[Identity, _Gathered] = {}
         self._known: set[Identity] = set()
         self._minute = 0
         self.has_new = False
@@ -98,26 +118,27 @@ class Denials:
 
     def note(self, denial: Denial) -> None:
         """Add one, or several equal ones."""
-        entry = self._entry(denial)
-        identity = entry.identity
+        identity = denial.identity
         held = self._gathered.get(identity)
+        if held is None and len(self._gathered) >= IDENTITIES_MAX:
+            denial = self._beyond(denial)
+            identity = denial.identity
+            held = self._gathered.get(identity)
         if held is None:
-            self._gathered[identity] = entry
-            self.has_new |= self._is_new(identity, entry.at_ms // MINUTE_MS)
+            self._gathered[identity] = _Gathered(denial)
+            self.has_new |= self._is_new(identity, denial.at_ms // MINUTE_MS)
         else:
-            self._gathered[identity] = held.joined(entry)
+            held.add(denial)
 
     def take(self) -> list[Denial]:
         """Give everything away, in the order of the first of each identity."""
-        taken = list(self._gathered.values())
+        taken = [held.joined() for held in self._gathered.values()]
         self._gathered.clear()
         self.has_new = False
         return taken
 
-    def _entry(self, denial: Denial) -> Denial:
-        """What `denial` is added to: an entry of its own, its org's, or that of all orgs."""
-        if denial.identity in self._gathered or len(self._gathered) < IDENTITIES_MAX:
-            return denial
+    def _beyond(self, denial: Denial) -> Denial:
+        """What `denial` is added to where too many are kept: the entry of its org, or of all."""
         of_org = _summed(denial, denial.org)
         if of_org.identity in self._gathered:
             return of_org

@@ -10,6 +10,7 @@ from llmrouter.contracts.rule import Rule, Scope
 from llmrouter.dialects.openai import OpenAI
 from llmrouter.errors import RouterError
 from llmrouter.gateway import admit, room
+from llmrouter.gateway.admit import Foreseen
 from llmrouter.gateway.spending import Spending
 from llmrouter.quota.denials import Action, Denial
 from llmrouter.quota.desk import DeskTerms
@@ -714,12 +715,13 @@ class Asking:
     def ask(self) -> asyncio.Task[Spending | RouterError]:
         """Nothing is lent to the worker yet, so the ledger is asked."""
         admission = self._stage.admission
-        assert admission.try_admit(self._exchange, self._call, self._route) is None
-        return spawn(self._ask(), name="asking")
+        foreseen = admission.try_admit(self._exchange, self._call, self._route)
+        assert isinstance(foreseen, Foreseen)
+        return spawn(self._ask(foreseen), name="asking")
 
-    async def _ask(self) -> Spending | RouterError:
+    async def _ask(self, foreseen: Foreseen) -> Spending | RouterError:
         try:
-            return await self._stage.admission.admit(self._exchange, self._call, self._route)
+            return await self._stage.admission.admit(self._exchange, self._call, foreseen)
         except RouterError as error:
             return error
 
