@@ -12,9 +12,9 @@ class Store(Protocol):
     """A map of text names to bytes, as durable as the store is.
 
     Names are `/`-separated, the kind first (`key/Ab12…`). Each method is one atomic operation: when
-    it returns, what it wrote survives the end of the process, and of the machine where the store is
-    a disk's. Every method raises StoreError when the store cannot be read or written, also after
-    `close`; nothing of the failed operation is then stored.
+    it returns, what it wrote survives the end of the process, and, where the store is a disk's and
+    it was not `write`, of the machine. Every method raises StoreError when the store cannot be read
+    or written, also after `close`; nothing of the failed operation is then stored.
 
     Any thread may call them; a read never waits for another thread's write.
     """
@@ -31,9 +31,16 @@ class Store(Protocol):
     def write(self, changes: Mapping[str, bytes | None]) -> None:
         """Store every value under its name and delete the names that have None: all, or nothing.
 
+        It may be called many times a second: the end of the machine may take the latest of these,
+        each as a whole, and none without all that were written after it. Whatever else is stored
+        later, and `sync`, keeps them.
+
         To delete what is not there is no failure. Nothing is read and nothing depends on what is
         stored, so that a store across a network sends it as one batch (MULTI … EXEC).
         """
+
+    def sync(self) -> None:
+        """Have all that was written survive the end of the machine."""
 
     def items(self, prefix: str) -> Iterator[tuple[str, bytes]]:
         """Every pair whose name starts with `prefix`, each once, in no order.

@@ -10,7 +10,7 @@ import concurrent.futures
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from llmrouter.contracts.store import StoreError
 from llmrouter.daemon import clearing
@@ -19,6 +19,7 @@ from llmrouter.daemon.state import State
 from llmrouter.daemon.teller import saved_positions
 from llmrouter.metering.bookfile import BooksError
 from llmrouter.metering.books import DAY_MS
+from llmrouter.metering.tail import Position
 
 _log = logging.getLogger(__name__)
 
@@ -116,6 +117,11 @@ class Bookkeeper:
         self._clear()
         return False
 
+    def _durable(self) -> Mapping[str, Position]:
+        """Have ledger and books survive a power cut, as the journals that they need no more go."""
+        self._state.store.sync()
+        return self._keeping.durable()
+
     def _clear(self) -> None:
         state, keeping = self._state, self._keeping
         try:
@@ -123,7 +129,7 @@ class Bookkeeper:
                 state.journal_dir,
                 ledger=lambda: saved_positions(state.store),
                 books=keeping.positions,
-                durable=keeping.durable,
+                durable=self._durable,
             )
         except (OSError, StoreError) as error:
             _log.warning("journals_not_deleted=%r; it is tried again later", str(error))

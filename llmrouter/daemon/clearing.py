@@ -30,7 +30,8 @@ def clear(
 ) -> int:
     """Delete what is not needed; how many files that were.
 
-    `ledger` and `books` give what is stored, and `durable` makes sure of it, which costs a sync.
+    `ledger` and `books` give what is stored. `durable` makes sure of both, which costs syncs, and
+    gives what is stored of the books.
     """
     counted = ledger()
     if not any(unneeded(journal_dir, counted, books())):

@@ -34,6 +34,8 @@ _UPSERT = (
     " ON CONFLICT (key, raw) DO UPDATE SET (size, mode, filename, value, expire_time)"
     " = (excluded.size, excluded.mode, excluded.filename, excluded.value, NULL)"
 )
+# A commit that changes nothing would not sync the write-ahead log; nobody counts hits.
+_TOUCH = "UPDATE Settings SET value = value + 1 WHERE key = 'hits'"
 _DELETE = "DELETE FROM Cache WHERE key = ? AND raw = ?"
 
 _SETTINGS = {
@@ -41,7 +43,7 @@ _SETTINGS = {
     "cull_limit": 0,  # diskcache's default deletes rows above 1 GB, whatever the policy
     "statistics": 0,
     "sqlite_journal_mode": "wal",
-    "sqlite_synchronous": 2,  # FULL: what is stored survives a power cut, too
+    "sqlite_synchronous": 2,  # FULL: what is stored survives a power cut, too, but for `write`
     "sqlite_mmap_size": 0,  # a failing disk is then an error, not a SIGBUS
     "sqlite_cache_size": 1024,  # pages: 4 MB instead of 32
 }
@@ -174,9 +176,13 @@ class DiskcacheStore:
                 if value is not None
             ]
             deleted = [disk.put(name) for name, value in changes.items() if value is None]
-            with self._writing, self._cache.transact():
+            with self._writing, self._unsynced(), self._cache.transact():
                 self._cache._con.executemany(_UPSERT, values)
                 self._cache._con.executemany(_DELETE, deleted)
+
+    def sync(self) -> None:
+        with self._failures_named(), self._writing, self._cache.transact():
+            self._cache._con.execute(_TOUCH)
 
     def items(self, prefix: str) -> Iterator[tuple[str, bytes]]:
         rows = self._page(_SCAN.format(">="), prefix)
@@ -202,6 +208,17 @@ class DiskcacheStore:
         with self._failures_named():
             rows = self._cache._sql(select, (name, _PAGE_ROWS)).fetchall()
             return [(disk.get(row[0], row[1]), disk.fetch(*row[2:], False)) for row in rows]
+
+    @contextlib.contextmanager
+    def _unsynced(self) -> Iterator[None]:
+        """Leave what this thread commits to the next sync of the write-ahead log, of any thread."""
+        self._cache._con.execute("PRAGMA synchronous = NORMAL")
+        try:
+            yield
+        except BaseException:
+            self._cache.close()  # a transaction may be open in it; the next one syncs again
+            raise
+        self._cache._con.execute("PRAGMA synchronous = FULL")
 
     @contextlib.contextmanager
     def _failures_named(self) -> Iterator[None]:

@@ -35,6 +35,9 @@ class MemoryStore:
             changed = {**self._open(), **changes}
             self._values = {name: value for name, value in changed.items() if value is not None}
 
+    def sync(self) -> None:
+        self._open()
+
     def items(self, prefix: str) -> Iterator[tuple[str, bytes]]:
         return iter([item for item in self._open().items() if item[0].startswith(prefix)])
 

@@ -271,6 +271,26 @@ def test_journals_go_that_books_and_ledger_have_read(
     assert rows(node.state.books_path, "SELECT boot FROM positions") == [("c",)]
 
 
+def test_before_a_journal_goes_what_was_counted_of_it_survives_a_power_cut(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced_beside: list[list[str]] = []
+    monkeypatch.setattr(node.state.store, "sync", lambda: synced_beside.append(node.files()))
+    keeper = node.start()
+    for boot in "ab":
+        writer = node.writer(boot)
+        writer.end(writer.begin())
+        writer.die()
+    node.count()
+    keeper.round()
+    node.now_ms += TIDY_EVERY_MS
+
+    keeper.round()
+
+    assert synced_beside == [["0-1.jsonl", "0-2.jsonl"]]
+    assert node.files() == ["0-2.jsonl"]
+
+
 class Torn(MemoryStore):
     def items(self, prefix: str) -> Iterator[tuple[str, bytes]]:
         raise StoreError("it is torn")

@@ -116,6 +116,14 @@ def test_what_is_written_at_once_is_there_and_what_has_none_is_gone(store: Store
     assert store.put_new("a/2", b"again")
 
 
+def test_a_sync_changes_nothing(store: Store) -> None:
+    store.write({"a": b"1"})
+
+    store.sync()
+
+    assert dict(store.items("")) == {"a": b"1"}
+
+
 def test_no_changes_are_none(store: Store) -> None:
     store.put("a", b"1")
 

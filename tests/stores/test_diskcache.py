@@ -215,13 +215,51 @@ def test_nothing_is_open_to_others_whatever_the_umask(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
 
 
-def test_nothing_is_evicted_and_every_write_is_synced(path: Path, store: DiskcacheStore) -> None:
+def test_nothing_is_evicted_and_what_is_put_is_synced(path: Path, store: DiskcacheStore) -> None:
     settings = dict(in_sql(path, "SELECT key, value FROM Settings"))
 
     assert settings["eviction_policy"] == "none"
     assert settings["cull_limit"] == 0
     assert settings["sqlite_synchronous"] == 2
     assert settings["sqlite_journal_mode"] == "wal"
+
+
+def test_what_is_written_at_once_waits_for_the_next_sync_and_nothing_else_does(
+    store: DiskcacheStore,
+) -> None:
+    """`PRAGMA synchronous` at each COMMIT: 2 syncs the log, and with it all that is in there."""
+    at_commit: list[tuple[str, int]] = []
+    connection = store._cache._con
+    mode = 2
+
+    def said(statement: str) -> None:
+        nonlocal mode
+        if statement.startswith("PRAGMA synchronous"):
+            mode = {"NORMAL": 1, "FULL": 2}[statement.split()[-1]]
+        if statement == "COMMIT":
+            at_commit.append((doing, mode))
+
+    connection.set_trace_callback(said)
+    doing = "write"
+    store.write({"a": b"1"})
+    doing = "put"
+    store.put("b", b"1")
+    doing = "write"
+    store.write({"a": b"2"})
+    doing = "sync"
+    store.sync()
+
+    assert at_commit == [("write", 1), ("put", 2), ("write", 1), ("sync", 2)]
+    ((after,),) = connection.execute("PRAGMA synchronous").fetchall()
+    assert after == 2
+
+
+def test_a_sync_adds_to_the_log_or_it_would_sync_nothing(path: Path, store: DiskcacheStore) -> None:
+    before = (path / "cache.db-wal").stat().st_size
+
+    store.sync()
+
+    assert (path / "cache.db-wal").stat().st_size > before
 
 
 def test_settings_of_an_older_database_do_not_last(path: Path, store: DiskcacheStore) -> None:
