@@ -137,21 +137,25 @@ class Books:
         self._db.close()
 
     def _store(self, facts: Iterable[Folded]) -> int:
+        count = 0
         rows: list[tuple[object, ...]] = []
         hours: _Totals = {}
         for begin, end in booked(facts):
             ids = self._ids_of(begin, end)
-            if len(rows) % STRIDE == 0:
-                give_way()
             rows.append((end.at_ms, end.request_id, *ids, *amounts(end)))
             _add(hours, (_start(end.at_ms, HOUR_MS), ids[0], ids[1]), tally(end))
+            count += 1
+            if len(rows) == STRIDE:
+                self._db.executemany(_INSERT_CALL, rows)
+                rows.clear()
+                give_way()
+        self._db.executemany(_INSERT_CALL, rows)
         days: _Totals = {}
         for (start_ms, who_id, what_id), sums in hours.items():
             _add(days, (_start(start_ms, DAY_MS), who_id, what_id), sums)
-        self._db.executemany(_INSERT_CALL, rows)
         self._db.executemany(_ADD_HOURS, [(*key, *sums) for key, sums in hours.items()])
         self._db.executemany(_ADD_DAYS, [(*key, *sums) for key, sums in days.items()])
-        return len(rows)
+        return count
 
     def _ids_of(self, begin: Begin, end: End) -> tuple[int, int, int, int]:
         return (
