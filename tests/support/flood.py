@@ -1,12 +1,14 @@
 """A flood of calls from a process of its own, so that it takes no time from who measures.
 
-    python -m tests.support.flood HOST PORT SECONDS < a request as it goes over the wire
+    python -m tests.support.flood HOST PORT SECONDS [PER_S] < a request as it goes over the wire
 
-The request is sent again and again on a few connections, as fast as answers come, and always many
-before the first is answered. How many answers had which status is printed as JSON.
+The request is sent again and again on a few connections: so many times a second, or as fast as
+answers come, and then always many before the first is answered. How many answers had which status
+is printed as JSON.
 """
 
 import asyncio
+import itertools
 import re
 import sys
 from collections import Counter
@@ -21,14 +23,17 @@ AT_ONCE = 16
 STATUS = re.compile(rb"HTTP/1\.1 ([2-5]\d\d)")
 """Of an answer; who pipelines is sent an interim 100 now and then, which is none."""
 STATUS_BYTES = len(b"HTTP/1.1 429")
+TURN_S = 0.001
+"""How often what is due is sent, where it is said how many a second."""
 DRAIN_S = 10.0
 
 
 class Source(asyncio.Protocol):
     """One connection of a flood."""
 
-    def __init__(self, message: bytes) -> None:
+    def __init__(self, message: bytes, *, paced: bool) -> None:
         self._message = message
+        self._paced = paced
         self._transport: asyncio.Transport
         self._tail = b""
         self._under_way = 0
@@ -40,9 +45,11 @@ class Source(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport = cast("asyncio.Transport", transport)
-        self._send(AT_ONCE)
+        if not self._paced:
+            self.send(AT_ONCE)
 
-    def _send(self, count: int) -> None:
+    def send(self, count: int) -> None:
+        """Send so many more."""
         self._under_way += count
         self._transport.write(self._message * count)
 
@@ -53,8 +60,8 @@ class Source(asyncio.Protocol):
         self._tail = data[-(STATUS_BYTES - 1) :]
         self.statuses.update(status.decode() for status in found)
         self._under_way -= len(found)
-        if self._open:
-            self._send(len(found))
+        if self._open and not self._paced:
+            self.send(len(found))
         elif not self._under_way:
             self._answered.set()
 
@@ -62,17 +69,40 @@ class Source(asyncio.Protocol):
         """Send no more, and close when all was answered."""
         self._open = False
         async with asyncio.timeout(DRAIN_S):
-            await self._answered.wait()
+            while self._under_way:
+                self._answered.clear()
+                await self._answered.wait()
         self._transport.close()
 
 
-async def _flood(host: str, port: int, seconds: float, message: bytes) -> Counter[str]:
+async def _pace(sources: list[Source], per_s: float, seconds: float) -> None:
+    """Send what is due, one after the other in turn; what comes too late is sent all the same."""
+    loop = asyncio.get_running_loop()
+    start_s, sent = loop.time(), 0
+    turns = itertools.cycle(sources)
+    while (passed_s := loop.time() - start_s) < seconds:
+        for _ in range(int(passed_s * per_s) - sent):
+            next(turns).send(1)
+            sent += 1
+        await asyncio.sleep(TURN_S)
+
+
+async def _flood(
+    host: str, port: int, seconds: float, message: bytes, per_s: float | None
+) -> Counter[str]:
     loop = asyncio.get_running_loop()
     sources = [
-        (await loop.create_connection(lambda: Source(message), host, port))[1]
+        (
+            await loop.create_connection(
+                lambda: Source(message, paced=per_s is not None), host, port
+            )
+        )[1]
         for _ in range(CONNECTIONS)
     ]
-    await asyncio.sleep(seconds)
+    if per_s is None:
+        await asyncio.sleep(seconds)
+    else:
+        await _pace(sources, per_s, seconds)
     for source in sources:
         await source.end()
     return sum((source.statuses for source in sources), Counter())
@@ -80,8 +110,10 @@ async def _flood(host: str, port: int, seconds: float, message: bytes) -> Counte
 
 def main() -> None:
     """Flood, then say what came back."""
-    host, port, seconds = sys.argv[1:]
-    statuses = uvloop.run(_flood(host, int(port), float(seconds), sys.stdin.buffer.read()))
+    host, port, seconds, *more = sys.argv[1:]
+    per_s = float(more[0]) if more else None
+    message = sys.stdin.buffer.read()
+    statuses = uvloop.run(_flood(host, int(port), float(seconds), message, per_s))
     print(msgspec.json.encode(statuses).decode())  # noqa: T201
 
 
