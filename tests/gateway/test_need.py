@@ -9,7 +9,14 @@ from llmrouter.contracts.rule import Rule
 from llmrouter.dialects.openai import OpenAI
 from llmrouter.gateway import need
 from llmrouter.gateway.exchange import Exchange
-from llmrouter.gateway.need import TEMPLATE_TOKENS_MAX, Case, Cases, _embedded_bytes
+from llmrouter.gateway.need import (
+    SAMPLES,
+    TEMPLATE_TOKENS_MAX,
+    Case,
+    Cases,
+    _embedded_bytes,
+    _is_text,
+)
 from llmrouter.gateway.spending import Flight
 from llmrouter.metering.prices import Equals, Listed, Price, PriceBook, PriceTable
 from llmrouter.quota.desk import DeskTerms
@@ -405,6 +412,27 @@ async def test_pictures_teach_nothing_of_texts(tmp_path: Path) -> None:
             await stage.ask(stage.chat(messages=showing(PICTURE, PICTURE[:40_000])))
         held_tokens, _ = await held(stage, user="x" * 100_000)
         assert held_tokens > prompt / 4
+
+
+TEXT = b"A line of a long text, such as a document that is asked about.\n" * 16_000
+
+
+@pytest.mark.parametrize("at", [0.0, 0.1, 0.5, 0.977, 1.0])
+def test_a_picture_that_is_a_notable_part_of_a_body_is_found_wherever_it_stands(at: float) -> None:
+    start = int(len(TEXT) * at)
+    picture = b'";base64,' + b"A" * (len(TEXT) // SAMPLES + 2_000) + b'"'
+
+    assert not _is_text(TEXT[:start] + picture + TEXT[start:])
+
+
+@pytest.mark.parametrize("body", [TEXT, TEXT[:20_000], b'{"a": "' + TEXT + b'"}'])
+def test_a_text_is_not_searched_for_pictures(body: bytes) -> None:
+    assert _is_text(body)
+
+
+@pytest.mark.parametrize("body", [b"x" * 20_000, "\u4f60\u597d".encode() * 20_000])
+def test_what_has_no_spaces_is_searched(body: bytes) -> None:
+    assert not _is_text(body)
 
 
 @pytest.mark.parametrize(

@@ -186,14 +186,14 @@ def _spans(body: bytes, members: Mapping[str, msgspec.Raw]) -> dict[str, tuple[i
     at = 0
     for name, raw in members.items():
         match = _MEMBER.match(body, at)
-        value = bytes(raw)
+        value = memoryview(raw)  # where it stands in `body` itself
         if (
             match is None
             or _text.decode(match[1]) != name
             or not body.startswith(value, match.end())
         ):
             raise _occurs_twice(match)
-        at = match.end() + len(value)
+        at = match.end() + value.nbytes
         spans[name] = (match.end(), at)
     if _END.fullmatch(body, at) is None:
         raise _occurs_twice(_MEMBER.match(body, at))
