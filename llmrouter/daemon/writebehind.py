@@ -4,6 +4,8 @@
 succeeded. So a write that fails, or of which nobody knows how it went, is made again with all that
 came after it, and no transaction ever holds a later position without the earlier charges. A `Book`
 keeps its changes itself, and may think better of them, so that a full disk does not make it grow.
+
+What was written outlives every process; the machine's end takes that of the last SYNC_EVERY_S.
 """
 
 import asyncio
@@ -17,6 +19,8 @@ from llmrouter.contracts.store import Store, StoreError
 _log = logging.getLogger(__name__)
 
 WRITE_EVERY_S = 0.05
+SYNC_EVERY_S = 1.0
+"""A sync costs more than a write, and makes durable what the journals can restore for the most."""
 RETRY_S = 1.0
 
 Changes = Mapping[str, bytes | None]
@@ -42,6 +46,8 @@ class WriteBehind:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "ledger")
         self._pending: dict[str, bytes | None] = {}
         """What was gathered and is not known to be written."""
+        self._unsynced = False
+        """Something was written since the last sync."""
         self._failing = False
 
     def __repr__(self) -> str:
@@ -50,15 +56,22 @@ class WriteBehind:
     async def run(self) -> None:
         """Keep writing, until cancelled."""
         loop = asyncio.get_running_loop()
+        synced_at_s = loop.time()
         while True:
             await asyncio.sleep(RETRY_S if self._failing else WRITE_EVERY_S)
-            if changes := self._due():
-                self._note(changes, await loop.run_in_executor(self._thread, self._write, changes))
+            changes = self._due()
+            sync = loop.time() >= synced_at_s + SYNC_EVERY_S
+            if changes or (sync and self._unsynced):
+                error = await loop.run_in_executor(self._thread, self._write, changes, sync)
+                self._note(changes, error, sync=sync)
+                if sync:
+                    synced_at_s = loop.time()
 
     def flush(self) -> None:
-        """Write everything now; blocks."""
-        if changes := self._due():
-            self._note(changes, self._write(changes))
+        """Write everything now, and have it outlive the machine; blocks."""
+        changes = self._due()
+        if changes or self._unsynced:
+            self._note(changes, self._write(changes, sync=True), sync=True)
 
     def close(self) -> None:
         """Wait for a write under way, then write everything; nothing is written afterwards."""
@@ -69,20 +82,25 @@ class WriteBehind:
         self._pending.update(self._gather())
         return {**self._pending, **self._book.changes()}
 
-    def _write(self, changes: Changes) -> StoreError | None:
+    def _write(self, changes: Changes, sync: bool) -> StoreError | None:
         try:
-            self._store.write(changes)
+            if changes:
+                self._store.write(changes)
+            if sync:
+                self._store.sync()
         except StoreError as error:
             return error
         return None
 
-    def _note(self, changes: Changes, error: StoreError | None) -> None:
+    def _note(self, changes: Changes, error: StoreError | None, *, sync: bool) -> None:
         """What could not be written is written with what follows; that is said once."""
+        self._unsynced = not sync or error is not None
         if error is None:
             for name, value in changes.items():
                 if self._pending.get(name, b"") is value:  # else it has changed since
                     del self._pending[name]
-            self._book.written(changes)
+            if changes:
+                self._book.written(changes)
             if self._failing:
                 _log.info("ledger written again")
         elif not self._failing:

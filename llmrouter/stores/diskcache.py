@@ -212,13 +212,18 @@ class DiskcacheStore:
     @contextlib.contextmanager
     def _unsynced(self) -> Iterator[None]:
         """Leave what this thread commits to the next sync of the write-ahead log, of any thread."""
-        self._cache._con.execute("PRAGMA synchronous = NORMAL")
         try:
+            self._cache._con.execute("PRAGMA synchronous = NORMAL")
             yield
         except BaseException:
-            self._cache.close()  # a transaction may be open in it; the next one syncs again
+            self._cache.close()  # a transaction may be open in it; the next connection syncs
             raise
-        self._cache._con.execute("PRAGMA synchronous = FULL")
+        try:
+            self._cache._con.execute("PRAGMA synchronous = FULL")
+        except BaseException as error:
+            self._cache.close()
+            if not isinstance(error, sqlite3.Error):  # else all is well: it is stored
+                raise
 
     @contextlib.contextmanager
     def _failures_named(self) -> Iterator[None]:

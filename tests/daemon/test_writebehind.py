@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from llmrouter.contracts.store import StoreError
 from llmrouter.daemon import writebehind
 from llmrouter.daemon.writebehind import Changes, WriteBehind
 from llmrouter.stores.memory import MemoryStore
@@ -36,6 +37,22 @@ class Source:
     def written(self, changes: Changes) -> None:
         self.told.append(dict(changes))
         self.kept = {name: value for name, value in self.kept.items() if name not in changes}
+
+
+class SyncedStore(MemoryStore):
+    """Knows what the end of the machine would leave of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.syncs = 0
+        self.lasting: dict[str, bytes] = {}
+        self.full = False
+
+    def sync(self) -> None:
+        if self.full:
+            raise StoreError("no space left on device")
+        self.syncs += 1
+        self.lasting = dict(self.items(""))
 
 
 class SlowStore(MemoryStore):
@@ -181,3 +198,50 @@ def test_repr_shows_the_state(caplog: pytest.LogCaptureFixture) -> None:
 
     assert repr(writing) == "<WriteBehind pending=1 failing=True>"
     assert len(caplog.records) == 1
+
+
+@pytest.mark.asyncio
+async def test_what_was_written_lasts_soon_and_nobody_syncs_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writebehind, "SYNC_EVERY_S", 0.02)
+    store, source = SyncedStore(), Source()
+    async with running(WriteBehind(store, source.gather, source)):
+        source.gathered = {"a": b"1"}
+        await until(lambda: store.lasting == {"a": b"1"}, "it was not synced")
+        syncs = store.syncs
+        await asyncio.sleep(0.1)
+        assert store.syncs == syncs == 1
+        source.gathered = {"a": b"2"}
+        await until(lambda: store.lasting == {"a": b"2"}, "it was not synced")
+
+
+@pytest.mark.asyncio
+async def test_many_writes_share_a_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writebehind, "SYNC_EVERY_S", 60.0)
+    store, source = SyncedStore(), Source()
+    writing = WriteBehind(store, source.gather, source)
+    async with running(writing):
+        for number in range(20):
+            source.gathered = {"a": b"%d" % number}
+            await until(lambda: store.get("a") == b"%d" % number, "it was not written")  # noqa: B023
+    assert store.syncs == 0
+
+    writing.close()
+
+    assert store.lasting == {"a": b"19"}
+
+
+@pytest.mark.asyncio
+async def test_a_sync_that_fails_is_told_and_made_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, no_leaks: Failures
+) -> None:
+    monkeypatch.setattr(writebehind, "SYNC_EVERY_S", 0.002)
+    store, source = SyncedStore(), Source()
+    store.full = True
+    async with running(WriteBehind(store, source.gather, source)):
+        source.gathered = {"a": b"1"}
+        await until(lambda: "ledger_not_written" in caplog.text, "it was not told")
+        store.full = False
+        await until(lambda: store.lasting == {"a": b"1"}, "it gave up")
+    no_leaks.seen.clear()

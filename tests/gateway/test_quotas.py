@@ -121,6 +121,17 @@ CASES = [
         resets_in_ms=1,
     ),
     Case(
+        money(500_000_000, per="month"),
+        SPENT,
+        402,
+        "insufficient_quota",
+        "the 500 USD per month of the org acme are spent: 0.25 USD left, 0.5 USD needed; it starts"
+        " anew at 2027-01-15T08:00:00Z, or ask your admin for more",
+        left=250_000_000,
+        wanted=500_000_000,
+        resets_in_ms=-60_000,
+    ),
+    Case(
         money(12_345_678_901_234_567, model="gpt"),
         SPENT,
         402,

@@ -254,6 +254,58 @@ def test_what_is_written_at_once_waits_for_the_next_sync_and_nothing_else_does(
     assert after == 2
 
 
+STOPPING = [sqlite3.OperationalError("no"), MemoryError(), KeyboardInterrupt()]
+
+
+class Failing:
+    """A connection whose statement number `at` fails, before it takes effect or after."""
+
+    def __init__(self, connection: sqlite3.Connection, at: int, error: BaseException, when: str):
+        self._connection = connection
+        self._left = at
+        self._error = error
+        self._when = when
+
+    def execute(self, *statement: object) -> object:
+        return self._do(self._connection.execute, *statement)
+
+    def executemany(self, *statement: object) -> object:
+        return self._do(self._connection.executemany, *statement)
+
+    def _do(self, do: Callable[..., object], *statement: object) -> object:
+        self._left -= 1
+        if self._left == 0 and self._when == "before":
+            raise self._error
+        done = do(*statement)
+        if self._left == 0:
+            raise self._error
+        return done
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@pytest.mark.parametrize(
+    "error", [sqlite3.OperationalError("no"), MemoryError(), KeyboardInterrupt()]
+)
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("at", range(1, 7))
+def test_whatever_stops_a_write_what_is_put_next_is_synced(
+    path: Path, store: DiskcacheStore, error: BaseException, when: str, at: int
+) -> None:
+    store.put("a", b"old")
+    store._cache._local.con = Failing(store._cache._con, at, error, when)
+
+    with contextlib.suppress(StoreError, MemoryError, KeyboardInterrupt):
+        store.write({"a": b"new", "b": b"new"})
+
+    assert store._cache._con.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert not store._cache._con.in_transaction
+    assert store.get("a") in (b"old", b"new")
+    store.put("a", b"newer")
+    assert store.get("a") == b"newer"
+
+
 def test_a_sync_adds_to_the_log_or_it_would_sync_nothing(path: Path, store: DiskcacheStore) -> None:
     before = (path / "cache.db-wal").stat().st_size
 
