@@ -246,14 +246,19 @@ def test_single_calls_go_after_their_days_a_piece_at_a_time(
     writer.die()
 
 
+def live_and_die(node: Node, boots: str) -> None:
+    """Each of these boots makes one call."""
+    for boot in boots:
+        writer = node.writer(boot)
+        writer.end(writer.begin())
+        writer.die()
+
+
 def test_journals_go_that_books_and_ledger_have_read(
     node: Node, told: Callable[[], list[str]]
 ) -> None:
     keeper = node.start()
-    for boot in "abc":
-        writer = node.writer(boot)
-        writer.end(writer.begin())
-        writer.die()
+    live_and_die(node, "abc")
     keeper.round()
     node.now_ms += TIDY_EVERY_MS
     keeper.round()
@@ -277,10 +282,7 @@ def test_before_a_journal_goes_what_was_counted_of_it_survives_a_power_cut(
     synced_beside: list[list[str]] = []
     monkeypatch.setattr(node.state.store, "sync", lambda: synced_beside.append(node.files()))
     keeper = node.start()
-    for boot in "ab":
-        writer = node.writer(boot)
-        writer.end(writer.begin())
-        writer.die()
+    live_and_die(node, "ab")
     node.count()
     keeper.round()
     node.now_ms += TIDY_EVERY_MS
@@ -301,10 +303,7 @@ def test_journals_stay_where_the_ledger_cannot_be_read(
 ) -> None:
     node.state.store = Torn()
     keeper = node.start()
-    for boot in "ab":
-        writer = node.writer(boot)
-        writer.end(writer.begin())
-        writer.die()
+    live_and_die(node, "ab")
     node.now_ms += TIDY_EVERY_MS
 
     assert keeper.round() == FOLD_EVERY_S
