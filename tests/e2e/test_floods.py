@@ -45,8 +45,8 @@ def test_a_flood_of_refused_calls_neither_reaches_the_ledger_nor_stops_others(
     refused = flooded(daemon, Flood(chat(key)), calm, seconds)
     assert refused.statuses.keys() == {"429"}
     assert counters(daemon.state)["requests"] - before == len(refused.calm)
-    nowhere = request(key.key, {"model": "demo"}, path="/v1/nowhere")
-    unknown = flooded(daemon, Flood(nowhere), calm, seconds)
+    unserved = request(key.key, {"model": "nobody-serves-it", "messages": []})
+    unknown = flooded(daemon, Flood(unserved), calm, seconds)
     assert unknown.statuses.keys() == {"404"}
     for name, found in (("quiet", quiet), ("429", refused), ("404", unknown)):
         figures = f"{found.per_s:,.0f}/s, others' p99 {found.p99_ms:.1f} ms"
