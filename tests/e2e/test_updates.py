@@ -93,6 +93,36 @@ def test_a_budget_opens_and_closes_at_once_and_keeps_what_was_spent(daemon: Daem
     assert bucket not in limits(daemon)
 
 
+def test_a_limit_of_the_file_that_changes_keeps_what_was_used(
+    tmp_path: Path, upstream: ModelServer
+) -> None:
+    """From one start to the next: raised it opens, lowered it closes."""
+
+    def served(amount: int, usd: float) -> tuple[list[int], float]:
+        org = {
+            "limits": [{"requests": amount, "per": "day"}],
+            "budgets": [{"usd": usd, "per": "total"}],
+        }
+        price = {"input": 1000, "output": 1000}
+        models = {"m": {"deployments": [{"upstream": "up"}], "price": price}}
+        settings = {**upstream.settings(), "models": models, "orgs": {"acme": org}}
+        with serving(tmp_path, settings, workers=2) as daemon:
+            if not keys:
+                keys.append(create_key(daemon.config)["key"])
+            statuses = [call(daemon, keys[0]).status for _ in range(5)]
+            wait_for(lambda: limits(daemon)[bucket]["claimed"] == 0, what="rest")
+            return statuses, used(daemon, bucket)
+
+    keys: list[str] = []
+    bucket = "org/acme/requests/day"
+
+    assert served(3, 100) == ([200] * 3 + [429] * 2, 3)
+    assert served(5, 100) == ([200] * 2 + [429] * 3, 5)
+    assert served(4, 100) == ([429] * 5, 5)
+    assert served(1000, 0.02) == ([402] * 5, 5)
+    assert served(1000, 100) == ([200] * 5, 10)
+
+
 def test_calls_at_once_that_run_are_counted_under_the_new_limit(
     daemon: Daemon, upstream: ModelServer
 ) -> None:
