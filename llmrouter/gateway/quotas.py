@@ -28,7 +28,7 @@ SOON_S = 1
 """Retry-After where only other calls can make room, and nobody knows when."""
 
 
-class Met(NamedTuple):
+class _Met(NamedTuple):
     """A limit or budget without room for a call, and all that a caller is told of it."""
 
     found: Bucketed
@@ -38,7 +38,7 @@ class Met(NamedTuple):
     resets_at_s: int | None
 
 
-class Told(NamedTuple):
+class _Told(NamedTuple):
     """A refusal in words, and the limit that was met as it stands."""
 
     error: type[RouterError]
@@ -77,16 +77,16 @@ _TIMED = (QueueTimeout, RateLimitExceeded)
 """Where it is known when there will be room."""
 
 
-def _met(refusal: Refusal, now_ms: int) -> Met:
+def _met(refusal: Refusal, now_ms: int) -> _Met:
     why, lease = refusal.refused, refusal.lease
     resets_at_ms = why.resets_at_ms
     resets_at_s = None if resets_at_ms is None else -(-max(resets_at_ms, now_ms) // MS_PER_S)
-    return Met(lease.found, lease.capacity, why.left, refusal.wanted, resets_at_s)
+    return _Met(lease.found, lease.capacity, why.left, refusal.wanted, resets_at_s)
 
 
 @functools.lru_cache(maxsize=1024)
-def _told(reason: Reason, met: Met, retry_s: int) -> Told:
-    """Who meets a limit meets it many times a second, and is told the same: 4 us a call."""
+def _told(reason: Reason, met: _Met, retry_s: int) -> _Told:
+    """Remembered, as who meets a limit meets it many times a second: saves 4 us a call."""
     rule, whose = met.found.rule, _whose(met)
     is_money = rule.kind is Kind.USD
     error: type[RouterError]
@@ -110,10 +110,10 @@ def _told(reason: Reason, met: Met, retry_s: int) -> Told:
         case _:  # TOO_LARGE
             error = InsufficientQuota if is_money else InvalidRequest
             said = _too_large(met, whose)
-    return Told(error, said, _state(met))
+    return _Told(error, said, _state(met))
 
 
-def _used_up(met: Met, whose: str, retry_s: int) -> str:
+def _used_up(met: _Met, whose: str, retry_s: int) -> str:
     rule = met.found.rule
     amount, again = _amount(rule), f"try again in {retry_s} s"
     if rule.burst is not None:
@@ -124,22 +124,20 @@ def _used_up(met: Met, whose: str, retry_s: int) -> str:
     return f"{whose} has {met.left:,} left of {amount}, and {needs}; {again}"
 
 
-def _spent(met: Met, whose: str) -> str:
+def _spent(met: _Met, whose: str) -> str:
     left, needed = _usd(max(0, met.left)), _usd(met.wanted)
     said = f"{_amount(met.found.rule)} of {whose} are spent: {left} left, {needed} needed"
     return f"{said}; {_more(met)}"
 
 
-def _more(met: Met) -> str:
+def _more(met: _Met) -> str:
     ask = "ask your admin for more"
-    return (
-        ask
-        if met.resets_at_s is None
-        else f"it starts anew at {iso_utc(met.resets_at_s)}, or {ask}"
-    )
+    if met.resets_at_s is None:
+        return ask
+    return f"it starts anew at {iso_utc(met.resets_at_s)}, or {ask}"
 
 
-def _too_large(met: Met, whose: str) -> str:
+def _too_large(met: _Met, whose: str) -> str:
     rule, wanted = met.found.rule, met.wanted
     if rule.kind is Kind.USD:
         said = f"the call may cost {_usd(wanted)}, more than {_amount(rule)} of {whose} in all"
@@ -149,7 +147,7 @@ def _too_large(met: Met, whose: str) -> str:
     return f"{said}; shorten it, send a smaller max_tokens, or ask your admin for more"
 
 
-def _whose(met: Met) -> str:
+def _whose(met: _Met) -> str:
     scope, rule = met.found.scope, met.found.rule
     name = scope.name.rpartition("/")[2]
     model = f" for {rule.model}" if rule.model is not None else ""
@@ -178,7 +176,7 @@ def _retry_s(retry_at_ms: int | None, now_ms: int) -> int | None:
     return None if retry_at_ms is None else max(1, -(-(retry_at_ms - now_ms) // MS_PER_S))
 
 
-def _state(met: Met) -> LimitState:
+def _state(met: _Met) -> LimitState:
     rule, scope = met.found.rule, met.found.scope
     used = max(0, met.capacity - met.left)
     is_money = rule.kind is Kind.USD

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import io
 import os
 import pty
@@ -394,6 +395,8 @@ def test_watching_shows_what_comes_until_it_is_interrupted_which_is_no_failure()
             stdout=inside,
             stderr=inside,
             env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+            # As in a terminal: who is started in the background may be told to ignore it.
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         os.close(inside)
         try:
