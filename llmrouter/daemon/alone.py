@@ -22,6 +22,7 @@ from llmrouter.daemon.teller import Teller
 from llmrouter.quota.rulebook import Rulebook
 
 _STATE_WAIT_S = 0.05
+"""For another command; while a daemon starts or ends, who asks tries again."""
 
 
 class Alone:

@@ -83,11 +83,11 @@ class Admission:
         InvalidRequest, InsufficientQuota where the call could not be kept within its budgets.
         """
         self.check_inflight()
-        case = self._cases.of(exchange, route)
-        need, amounts = self._cases.need(exchange, call, case)
+        foreseen = self.foresee(exchange, call, route)
+        case, need, amounts = foreseen
         leases, account, now_ms = self._leases, case.account, self._flight.now_ms()
         if not leases.reserve(account, amounts, now_ms):
-            return Foreseen(case, need, amounts)
+            return foreseen
         exchange.limit_headers = case.headers.at(now_ms)
         reservation = Reservation(leases, account, amounts)
         return Spending(self._flight, reservation, case.route, need, now_ms)
