@@ -28,6 +28,7 @@ from llmrouter.daemon.state import State, open_state
 from llmrouter.metering.books import Books
 from llmrouter.metering.prices import Price
 from tests.daemon.spending import Writer
+from tests.daemon.spoiling import damaged_bucket, damaged_event, damaged_journal
 from tests.daemon.test_bookkeeping import rows
 
 NOW_S = 1_700_000_000
@@ -137,21 +138,6 @@ def test_what_was_spent_is_counted_before_anybody_serves(state: State) -> None:
     (found,) = treasury.standing(rulebook.of_scope(rulebook.scopes()[0]))
     assert found.used == 300_000_000
     treasury.close()
-
-
-def damaged_bucket(state: State) -> str:
-    state.store.put("bucket/org/acme/usd/total", b"x")
-    return "'bucket/org/acme/usd/total' in the store cannot be read"
-
-
-def damaged_event(state: State) -> str:
-    state.store.put("event/x", b"x")
-    return "'event/x' in the store is not the name of an event"
-
-
-def damaged_journal(state: State) -> str:
-    (state.journal_dir / "0-1.jsonl").mkdir()
-    return "the journal .*is a directory"
 
 
 @pytest.mark.parametrize("spoil", [damaged_bucket, damaged_event, damaged_journal])

@@ -8,6 +8,7 @@ is printed as JSON.
 """
 
 import asyncio
+import functools
 import itertools
 import re
 import sys
@@ -31,21 +32,20 @@ DRAIN_S = 10.0
 class Source(asyncio.Protocol):
     """One connection of a flood."""
 
-    def __init__(self, message: bytes, *, paced: bool) -> None:
+    def __init__(self, message: bytes, *, goes_on: bool) -> None:
         self._message = message
-        self._paced = paced
+        self._goes_on = goes_on
+        """Each answer is followed by a request."""
         self._transport: asyncio.Transport
         self._tail = b""
         self._under_way = 0
-        self._open = True
-        """Each answer is followed by a request."""
         self._answered = asyncio.Event()
         self.statuses: Counter[str] = Counter()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport = cast("asyncio.Transport", transport)
-        if not self._paced:
+        if self._goes_on:
             self.send(AT_ONCE)
 
     def send(self, count: int) -> None:
@@ -60,14 +60,14 @@ class Source(asyncio.Protocol):
         self._tail = data[-(STATUS_BYTES - 1) :]
         self.statuses.update(status.decode() for status in found)
         self._under_way -= len(found)
-        if self._open and not self._paced:
+        if self._goes_on:
             self.send(len(found))
         elif not self._under_way:
             self._answered.set()
 
     async def end(self) -> None:
         """Send no more, and close when all was answered."""
-        self._open = False
+        self._goes_on = False
         async with asyncio.timeout(DRAIN_S):
             while self._under_way:
                 self._answered.clear()
@@ -91,14 +91,8 @@ async def _flood(
     host: str, port: int, seconds: float, message: bytes, per_s: float | None
 ) -> Counter[str]:
     loop = asyncio.get_running_loop()
-    sources = [
-        (
-            await loop.create_connection(
-                lambda: Source(message, paced=per_s is not None), host, port
-            )
-        )[1]
-        for _ in range(CONNECTIONS)
-    ]
+    connects = functools.partial(Source, message, goes_on=per_s is None)
+    sources = [(await loop.create_connection(connects, host, port))[1] for _ in range(CONNECTIONS)]
     if per_s is None:
         await asyncio.sleep(seconds)
     else:
