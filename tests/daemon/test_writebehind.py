@@ -105,7 +105,7 @@ async def test_what_comes_is_written_by_and_by() -> None:
     async with running(writing):
         for number in (1, 2):
             source.gathered = {"a": b"%d" % number}
-            await until(lambda: len(store.writes) == number, "it was not written")  # noqa: B023
+            await until(lambda: len(source.told) == number, "it was not written")  # noqa: B023
     writing.close()
 
     assert store.writes == [{"a": b"1"}, {"a": b"2"}]
@@ -126,7 +126,7 @@ async def test_what_a_full_disk_refused_is_written_with_what_follows_and_told_on
         await until(lambda: store.refused > 4, "it did not try again")
         assert source.told == []
         store.full = False
-        await until(lambda: bool(store.writes), "it gave up")
+        await until(lambda: bool(source.told), "it gave up")
     writing.close()
 
     assert store.writes == source.told == [{"a": b"1", "b": b"2", "c": None}]
