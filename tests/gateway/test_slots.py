@@ -88,6 +88,33 @@ async def test_where_there_is_no_other_calls_wait_for_their_turn(
         assert seeds[2:] == [b"2", b"3", b"4", b"5"]
 
 
+@pytest.mark.parametrize("fails", [[Cut()], [refusing(503)]], ids=["cut", "503"])
+async def test_where_the_other_fails_a_call_waits_for_the_one_that_is_full(
+    tmp_path: Path, fails: Play
+) -> None:
+    """A call that the full one can serve in a moment is not lost for the other's fault."""
+    busy = Busy()
+    async with staged(
+        tmp_path,
+        [Wait(busy), plain("first")],
+        others={"up2": [fails]},
+        routes={"gpt": BOTH},
+        policies={"gpt": Policy()},
+        strategy="ordered",
+        concurrent={"up": 1},
+    ) as stage:
+        before = stage.begin(stage.chat())
+        await stage.asked(1)
+        waiting = stage.begin(stage.chat())
+        await until(partial(waits, stage, 1), "it does not wait")
+        busy.set()
+        assert (await before).status == 200
+        response = await waiting
+        assert response.headers[b"x-llmrouter-deployment"] == b"up/gpt"
+        assert busy.most == 1
+        assert sorted(call.end.attempts for call in await stage.calls(2) if call.end) == [1, 2]
+
+
 async def test_who_waits_too_long_for_a_place_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
