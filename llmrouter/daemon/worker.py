@@ -49,9 +49,10 @@ from llmrouter.metering.records import Header
 from llmrouter.quota.messages import Granted, Recall, Refused, Reopened
 from llmrouter.tasks import spawn
 
-GC_AFTER = 20_000
+GC_AFTER = 100_000
 """A collection is due when so many objects more stand than after the last. Calls leave no cycles,
-and each in flight has some forty: by Python's own 700 nearly every collection finds nothing."""
+and each in flight has some forty: by Python's own 700 nearly every collection finds nothing, and
+stops all streams for it. At so many, two thousand streams may begin at once without one."""
 _log = logging.getLogger(__name__)
 
 

@@ -157,6 +157,8 @@ class Reply:
             self._connection.abandon()
             if self.on_closed is not None:
                 self.on_closed()
+        self._receiver = None  # either refers to this: only a collector could free them all
+        self.on_closed = None
 
     # The connection calls these.
 

@@ -71,6 +71,7 @@ async def _stream(exchange: Exchange, reply: Reply, meter: Meter) -> None:
         await _pass_on(relay, exchange, reply)
     finally:
         meter.usage, meter.is_whole = tap.usage, tap.complete
+        spending.on_extended = None  # else each would keep the other, for the collector to find
     if relay.error is not None:
         exchange.error = relay.error
         of_upstream = relay.error.source is Source.UPSTREAM

@@ -155,6 +155,8 @@ class ServerConnection(ResponseWriter):
         self._server.lost(self)
         if (unfinished := self._reader.unfinished()) is not None:
             unfinished.drop_body()
+        self._reader.close()
+        self._exchange = None
         self._forget_ready()
         if self._probe is not None:
             self._probe.cancel()

@@ -41,6 +41,8 @@ _BLANKS = b" \t"
 _LINE_PUNCTUATION_BYTES = len(b": \r\n")
 _REQUEST_LINE_BYTES = 32
 """At most, besides the target: method, version, and the empty line that ends the head."""
+_SPENT = httptools.HttpRequestParser(None)
+"""Of all readers that are closed."""
 
 
 class RequestLimits(Protocol):
@@ -98,7 +100,7 @@ class RequestReader:
         # for the process
         self._buffered = buffered
         # for the connection
-        self._receiver = receiver
+        self._receiver: RequestReceiver | None = receiver
         self._limits = limits
         self._head_bytes_max = limits.head_bytes
         self._body_bytes_max = limits.body_bytes
@@ -141,6 +143,10 @@ class RequestReader:
         """The request that is being read, as far as it is known."""
         return self._request
 
+    def close(self) -> None:
+        """Read no more; let go of those who refer to this, or only a collector could free them."""
+        self._parser, self._receiver = _SPENT, None
+
     def feed(self, data: bytes) -> None:
         """Read `data`; raises MessageError where the connection cannot go on."""
         if self._new_heads > NEW_HEADS_MAX or self.is_mid_request() or self.ended:
@@ -156,8 +162,10 @@ class RequestReader:
         size = len(body)
         if size > self._body_bytes_max:
             raise _body_too_large(self._body_bytes_max)
+        receiver = self._receiver
+        assert receiver is not None
         self._request = request
-        self._receiver.request_head(request)
+        receiver.request_head(request)
         if body:
             self.on_body(body)
         self.on_message_complete()
@@ -263,8 +271,9 @@ class RequestReader:
 
     def on_headers_complete(self) -> None:
         """The head is complete: whatever makes a request unfit to be served is refused here."""
-        request = self._request
+        request, receiver = self._request, self._receiver
         assert request is not None
+        assert receiver is not None
         request.method = self._parser.get_method()
         self._check_version(request)
         headers = request.headers
@@ -280,7 +289,7 @@ class RequestReader:
             self._read_expectation(request)
         self._in_head = False
         try:
-            self._receiver.request_head(request)
+            receiver.request_head(request)
         except MessageError as error:
             raise self._refuse(error) from None
 
@@ -305,8 +314,9 @@ class RequestReader:
         if self._body_follows:
             self._body_follows = False
             return
-        request = self._request
+        request, receiver = self._request, self._receiver
         assert request is not None
+        assert receiver is not None
         self._completed = True
         self._request = None
         self._chunked = False
@@ -314,7 +324,7 @@ class RequestReader:
         if not request.keep_alive:
             self.ended = True
         self._whole = request
-        self._receiver.request_complete(request)
+        receiver.request_complete(request)
 
     def _check_version(self, request: Request) -> None:
         version = self._parser.get_http_version()

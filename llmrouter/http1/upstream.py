@@ -29,6 +29,8 @@ STALE_S = 1.0
 """An upstream that breaks off later than this has most likely read the request, and acted on it."""
 _KEEP_ALIVE_MARGIN_S = 1.0
 """How long before the upstream says it will close an idle connection we stop using it."""
+_SPENT = httptools.HttpResponseParser(None)
+"""Of all connections that are lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +223,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is gone, whoever ended it."""
         self._transport = None
+        self._parser = _SPENT  # it refers to this: only a collector could free both
         self._pool.lost(self)
         if self._receiver is None:
             return
