@@ -140,6 +140,7 @@ class ServerConnection(ResponseWriter):
 
     def eof_received(self) -> bool:
         """The client will send no more; it may still be reading."""
+        self.write_out()
         if self._lingering or (self._request is None and not self._ready):
             return False
         if self._transport is None or not self._transport.can_write_eof():
@@ -232,6 +233,7 @@ class ServerConnection(ResponseWriter):
         """Close now if idle, else after the exchange that is being read or served."""
         idle = self._request is None and not self._ready and not self._reader.is_mid_request()
         if idle and self._transport is not None:
+            self.write_out()
             self._transport.close()
 
     # ---- inside -------------------------------------------------------------------------
@@ -259,6 +261,8 @@ class ServerConnection(ResponseWriter):
 
     async def _serve_in_order(self) -> None:
         while self._transport is not None and not self._lingering:
+            if self._ready:
+                self.write_out()
             if not self._ready or not self._writable:
                 self._waiter = self._loop.create_future()
                 await self._waiter
@@ -321,6 +325,7 @@ class ServerConnection(ResponseWriter):
             return
         request.expects_continue = False
         if request.body_bytes == 0 and self._transport is not None:
+            self.write_out()
             self._transport.write(_CONTINUE)
 
     def _refuse(self, error: MessageError) -> None:
@@ -342,6 +347,7 @@ class ServerConnection(ResponseWriter):
         self._lingering = True
         self._forget_ready()
         self.deadline = self._loop.time() + LINGER_S
+        self.write_out()
         transport.write_eof()
         self._resume_reading()
 
@@ -350,6 +356,7 @@ class ServerConnection(ResponseWriter):
         self._lingering = True
         self._forget_ready()
         self.deadline = self._loop.time() + self._server.settings.idle_s
+        self.write_out()
         if self._transport is not None:
             self._transport.close()
 

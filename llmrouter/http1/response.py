@@ -3,12 +3,16 @@
 A response is either given whole (`respond`) or streamed (`begin`, `send`, `finish`); head and first
 bytes leave in one write. A stream that cannot be finished is `cut`: the last chunk is missing (or
 the connection is reset), so no client can take it for complete.
+
+A whole response is held back until the end of the turn (see `outbox`). Invariant: nothing is held
+back while another exchange is served, nor once the connection is closing.
 """
 
 import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from llmrouter.http1.outbox import SHARED_BYTES_MAX
 from llmrouter.http1.request import Request
 from llmrouter.http1.reset import reset
 
@@ -31,6 +35,7 @@ class ResponseWriter(asyncio.Protocol):
         "_responded",
         "_server",
         "_transport",
+        "_unwritten",
         "_writable",
     )
 
@@ -40,6 +45,8 @@ class ResponseWriter(asyncio.Protocol):
         # for the connection
         self._transport: asyncio.Transport | None = None
         self._writable = True
+        self._unwritten = b""
+        """A whole response that is held back until the end of the turn."""
         self._lingering = False
         """Nothing more is served: what was written leaves, then the connection ends."""
         # for the exchange being served
@@ -70,7 +77,18 @@ class ResponseWriter(asyncio.Protocol):
         framing = b"content-length: %d\r\n%b" % (len(body), self._connection_header(request))
         if request.method == b"HEAD":
             body = b""
-        self._transport.write(head + framing + body)
+        answer = head + framing + body
+        if len(answer) > SHARED_BYTES_MAX:
+            self._transport.write(answer)
+        else:
+            self._unwritten = answer
+            self._server.outbox.add(self)
+
+    def write_out(self) -> None:
+        """Write now what was held back."""
+        if self._unwritten and self._transport is not None:
+            self._transport.write(self._unwritten)
+        self._unwritten = b""
 
     def begin(self, head: bytes) -> None:
         """Start a streamed response; its head leaves with the first bytes."""
@@ -120,6 +138,7 @@ class ResponseWriter(asyncio.Protocol):
     def abort(self) -> None:
         """Reset the connection at once, dropping whatever is unsent."""
         self._responded = self._lingering = True
+        self._unwritten = b""
         if self._transport is not None:
             reset(self._transport)
 

@@ -9,6 +9,7 @@ import msgspec
 from llmrouter.http1.deadlines import Deadlines
 from llmrouter.http1.downstream import CUT_BY_US, Exchange, ServerConnection
 from llmrouter.http1.errors import MessageError
+from llmrouter.http1.outbox import Outbox
 from llmrouter.http1.request import Buffered, Request
 
 SWEEP_EVERY_S = 0.1
@@ -59,6 +60,7 @@ class Server:
         self.settings = settings
         self.loop = asyncio.get_running_loop()
         self.deadlines = Deadlines(self.loop, SWEEP_EVERY_S)
+        self.outbox = Outbox(self.loop)
         self.connections: set[ServerConnection] = set()
         self.buffered = Buffered(settings.buffered_bytes)
         self.draining = False

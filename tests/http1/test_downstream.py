@@ -577,7 +577,8 @@ async def test_no_probe_follows_a_whole_answer() -> None:
 
     async def serve(connection: ServerConnection, request: Request) -> None:
         connection.respond(HEAD, b"whole")
-        wire.transport.take()
+        await turn()
+        assert wire.transport.take()
         await asyncio.sleep(0.1)
         assert wire.transport.take() == b""
 

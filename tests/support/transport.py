@@ -31,6 +31,7 @@ class FakeTransport(asyncio.Transport):
         return written
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.is_closing(), "nothing can be written any more"
         self.writes.append(bytes(data))
 
     def get_write_buffer_size(self) -> int:
