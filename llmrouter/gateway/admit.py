@@ -11,7 +11,6 @@ none is returned, nothing is taken.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from llmrouter.contracts.call import Call
 from llmrouter.contracts.rule import MODEL_PREFIX
@@ -44,12 +43,15 @@ class AdmissionTerms:
     """The orgs whose calls to models without a price are served, although money counts."""
 
 
-class Foreseen(NamedTuple):
+class Foreseen:
     """What a call needs, and of which leases."""
 
-    case: Case
-    need: Need
-    amounts: Amounts
+    __slots__ = ("amounts", "case", "need")
+
+    def __init__(self, case: Case, need: Need, amounts: Amounts) -> None:
+        self.case = case
+        self.need = need
+        self.amounts = amounts
 
 
 class Admission:
@@ -84,13 +86,13 @@ class Admission:
         """
         self.check_inflight()
         foreseen = self.foresee(exchange, call, route)
-        case, need, amounts = foreseen
+        case, amounts = foreseen.case, foreseen.amounts
         leases, account, now_ms = self._leases, case.account, self._flight.now_ms()
         if not leases.reserve(account, amounts, now_ms):
             return foreseen
         exchange.limit_headers = case.headers.at(now_ms)
         reservation = Reservation(leases, account, amounts)
-        return Spending(self._flight, reservation, case.route, need, now_ms)
+        return Spending(self._flight, reservation, case.route, foreseen.need, now_ms)
 
     async def admit(self, exchange: Exchange, call: Call, foreseen: Foreseen) -> Spending:
         """Ask the ledger for room, and wait as long as the rules say.
@@ -100,10 +102,10 @@ class Admission:
         met: list[Refusal] = []
         tried = [exchange.model]
         while True:
-            case, need, amounts = foreseen
-            found = await self.room.take(case.account, amounts)
+            case = foreseen.case
+            found = await self.room.take(case.account, foreseen.amounts)
             if isinstance(found, Reservation):
-                return self._admitted(exchange, case, need, found)
+                return self._admitted(exchange, case, foreseen.need, found)
             route = self._instead(exchange, call, found, tried)
             met.append(found)
             tried.append(exchange.model)

@@ -136,8 +136,9 @@ class _Explaining:
         met: list[Refusal] = []
         tried = [asking.model]
         while True:
-            case, need, amounts = admission.foresee(asking, asking.call, route, met)
-            said.hold = hold(case, need, amounts)
+            foreseen = admission.foresee(asking, asking.call, route, met)
+            case, amounts = foreseen.case, foreseen.amounts
+            said.hold = hold(case, foreseen.need, amounts)
             said.limits = list(limits(case, amounts, self._rehearsal))
             found = self._rehearsal.refusal(case.account, amounts)
             if found is None:
@@ -185,8 +186,8 @@ class _Explaining:
             return "no deployment of it can be used now"
         model = found.route.model_of(found.asked)
         instead = msgspec.structs.replace(asking, asked=found.asked, model=model)
-        case, _, amounts = self._steps.admission.foresee(instead, asking.call, found.route)
-        refused = self._rehearsal.refusal(case.account, amounts)
+        foreseen = self._steps.admission.foresee(instead, asking.call, found.route)
+        refused = self._rehearsal.refusal(foreseen.case.account, foreseen.amounts)
         if refused is None:
             return ""
         return str(quotas.refused(refused[0], self._question.at_ms))

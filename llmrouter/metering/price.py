@@ -22,6 +22,8 @@ from llmrouter.units import NANO_PER_USD
 
 PRICED_TOKENS = 1_000_000
 """How many tokens a price is for."""
+_HALF = PRICED_TOKENS // 2
+"""Costs are rounded half up, once for the whole call: parts rounded apart would add up wrong."""
 
 UsdAmount = Decimal | float | int | str
 """USD as people and lists write them; a float means the digits that it is printed with."""
@@ -92,20 +94,20 @@ class Price(Rates, frozen=True, kw_only=True, omit_defaults=True, dict=True):
         """What a call with this usage costs, in nano-USD."""
         rates = self.at(usage.prompt_tokens) if self.tiers else self
         cached, reasoning = usage.cached_tokens, usage.reasoning_tokens
-        return _rounded(
+        priced = (
             (usage.prompt_tokens - cached) * rates.input
             + cached * rates.cached_input
             + (usage.output_tokens - reasoning) * rates.output
             + reasoning * rates.reasoning
         )
+        return (priced + _HALF) // PRICED_TOKENS
 
     def estimate(self, prompt_tokens: int, output_tokens: int) -> int:
         """The most that a call with just so many tokens can cost, in nano-USD."""
         rates = self.at(prompt_tokens) if self.tiers else self
-        return _rounded(
-            prompt_tokens * max(rates.input, rates.cached_input)
-            + output_tokens * max(rates.output, rates.reasoning)
-        )
+        priced = prompt_tokens * max(rates.input, rates.cached_input)
+        priced += output_tokens * max(rates.output, rates.reasoning)
+        return (priced + _HALF) // PRICED_TOKENS
 
     def at(self, prompt_tokens: int) -> Rates:
         """The rates that all tokens of a call with such a prompt are sold at."""
@@ -124,11 +126,6 @@ class Price(Rates, frozen=True, kw_only=True, omit_defaults=True, dict=True):
         """
         tiers = (f">{_thousands(tier.start)} {_in_usd(tier.rates)}" for tier in self.tiers)
         return " ".join((_in_usd(self), *tiers))
-
-
-def _rounded(priced: int) -> int:
-    """Half up, and once for the whole call: parts that are rounded apart would add up wrong."""
-    return (priced + PRICED_TOKENS // 2) // PRICED_TOKENS
 
 
 def _in_usd(rates: Rates) -> str:

@@ -380,11 +380,11 @@ async def test_a_body_is_written_anew_once_whether_or_not_a_connection_is_there(
     written: list[str] = []
     upstream_body = OpenAI.upstream_body
 
-    def counted(dialect: OpenAI, call: Call, model: str) -> bytes:
+    def counted(call: Call, model: str) -> bytes:
         written.append(model)
-        return upstream_body(dialect, call, model)
+        return upstream_body(call, model)
 
-    monkeypatch.setattr(OpenAI, "upstream_body", counted)
+    monkeypatch.setattr(OpenAI, "upstream_body", staticmethod(counted))
     async with staged(tmp_path, [answer(b"{}")]) as stage:
         for calls in (1, 2, 3):  # the first on a connection made for it
             assert (await stage.ask(stage.chat())).status == 200

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from llmrouter.contracts.call import Call, Objection, Operation, Usage
+from llmrouter.contracts.call import Call, Operation
 from llmrouter.contracts.dialect import Dialect, StreamTap
 from llmrouter.dialects.openai import (
     answer,
@@ -80,40 +80,23 @@ class OpenAI:
     def upstream_path(self, operation: Operation) -> bytes:
         return _UPSTREAM_PATHS[operation]
 
-    def read_call(self, operation: Operation, body: bytes) -> Call:
-        return request.read_call(operation, body)
-
-    def is_prompt_bounded(self, call: Call) -> bool:
-        return prompt.is_bounded(call)
-
-    def upstream_body(self, call: Call, model: str) -> bytes:
-        return request.upstream_body(call, model)
-
-    def read_usage(self, body: bytes) -> Usage | None:
-        return answer.read_usage(body)
-
-    def read_usage_tail(self, tail: bytes) -> Usage | None:
-        return answer.read_usage_tail(tail)
-
-    def opens(self, operation: Operation, events: bytes) -> bool:
-        return opening.opens(operation, events)
-
-    def objection(self, body: bytes) -> Objection | None:
-        return objection.objection(body)
-
-    def is_filtered(self, body: bytes) -> bool:
-        return objection.is_filtered(body)
-
-    def conversation(self, call: Call) -> bytes:
-        return conversation.conversation(call)
+    # Functions as they are, so that a call of them costs no second one.
+    read_call = staticmethod(request.read_call)
+    is_prompt_bounded = staticmethod(prompt.is_bounded)
+    upstream_body = staticmethod(request.upstream_body)
+    read_usage = staticmethod(answer.read_usage)
+    read_usage_tail = staticmethod(answer.read_usage_tail)
+    opens = staticmethod(opening.opens)
+    is_filtered = staticmethod(objection.is_filtered)
+    objection = staticmethod(objection.objection)
+    conversation = staticmethod(conversation.conversation)
 
     def tap(self, call: Call) -> StreamTap:
         if call.operation is Operation.RESPONSE:
             return taps.ResponseTap(call)
         return taps.CompletionTap(call)
 
-    def error_body(self, error: RouterError, request_id: str) -> bytes:
-        return refusal.error_body(error, request_id)
+    error_body = staticmethod(refusal.error_body)
 
     def error_event(self, call: Call, error: RouterError, request_id: str) -> bytes:
         if call.operation is Operation.RESPONSE:
