@@ -4,8 +4,8 @@ A response is either given whole (`respond`) or streamed (`begin`, `send`, `fini
 bytes leave in one write. A stream that cannot be finished is `cut`: the last chunk is missing (or
 the connection is reset), so no client can take it for complete.
 
-A whole response is held back until the end of the turn (see `outbox`). Invariant: nothing is held
-back while another exchange is served, nor once the connection is closing.
+A whole response may be held back until the end of the turn (see `outbox`). Invariant: nothing is
+held back while another exchange is served, nor once the connection is closing.
 """
 
 import asyncio
@@ -78,11 +78,10 @@ class ResponseWriter(asyncio.Protocol):
         if request.method == b"HEAD":
             body = b""
         answer = head + framing + body
-        if len(answer) > SHARED_BYTES_MAX:
-            self._transport.write(answer)
-        else:
+        if len(answer) <= SHARED_BYTES_MAX and self._server.outbox.holds_back(self):
             self._unwritten = answer
-            self._server.outbox.add(self)
+        else:
+            self._transport.write(answer)
 
     def write_out(self) -> None:
         """Write now what was held back."""

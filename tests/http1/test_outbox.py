@@ -1,4 +1,4 @@
-"""Whole answers leave at the end of a turn: together, in order, and before anything after them."""
+"""Of the answers of a turn the first leaves at once, the others at its end; nothing overtakes."""
 
 import asyncio
 from collections.abc import Callable
@@ -29,18 +29,21 @@ class Noted:
         self._written.append(self._number)
 
 
-async def test_all_of_a_turn_write_at_its_end_in_order_and_once() -> None:
+async def test_all_but_the_first_of_a_turn_write_at_its_end_in_order_and_once() -> None:
     outbox = Outbox(asyncio.get_running_loop())
     written: list[int] = []
-    for round_ in range(2):
+    for _ in range(2):
         written.clear()
-        for number in range(3):
-            outbox.add(Noted(written, number))
+        held = [outbox.holds_back(Noted(written, number)) for number in range(4)]
+        assert held == [False, True, True, True]
         assert repr(outbox) == "<Outbox writers=3>"
-        assert written == [], round_
+        assert written == []
         await asyncio.sleep(0)
-        assert written == [0, 1, 2]
+        assert written == [1, 2, 3]
         assert repr(outbox) == "<Outbox writers=0>"
+
+
+FIRST = Noted([], 0)
 
 
 class Held:
@@ -56,6 +59,7 @@ class Held:
     async def serve(self, connection: ServerConnection, request: Request) -> None:
         # The exchange ends in this step of its task, and nothing comes between that and `then`.
         asyncio.get_running_loop().call_soon(self._then, connection)
+        self.wire.server.outbox.holds_back(FIRST)
         if self._body:
             connection.respond(HEAD, self._body)
         else:
@@ -80,6 +84,14 @@ async def test_an_answer_leaves_at_the_end_of_its_turn() -> None:
     assert await held.served(GET) == ANSWER
     assert held.written == b""
     await held.wire.lose()
+
+
+async def test_the_first_answer_of_a_turn_leaves_at_once() -> None:
+    wire = Wire(Script())
+    wire.connection.data_received(GET)
+    await until(lambda: bool(wire.script.served), "it was not served")
+    assert wire.transport.written == ANSWER
+    await wire.lose()
 
 
 async def test_a_long_answer_leaves_at_once() -> None:
