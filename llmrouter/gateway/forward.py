@@ -90,11 +90,13 @@ class Forwarder:
             following = self._attempts(exchange, route, attempt).next_after(
                 failure.kind, attempt.deployment, self._clock()
             )
+            if following is None and _waits_for_place(failure, route) and not waits:
+                following, waits = Next(attempt.deployment, 0.0), True
             if following is None or not await self._comes_to(following, attempt, meter):
                 raise Unserved(failure, attempt)
             meter.passed_over(attempt)
             meter.gave_nothing = True  # until the next is sent
-            deployment, waits = following.deployment, following.waits
+            deployment = following.deployment
 
     def may_fall_back(self, exchange: Exchange, route: Route, unserved: Unserved) -> bool:
         """Whether another model may be tried; if so, that is counted as a repeat."""
@@ -221,6 +223,11 @@ def facts_of(exchange: Asking, route: Route) -> Facts:
 def _within(timeouts: UpstreamTimeouts, left_s: float) -> UpstreamTimeouts:
     """The same for a later attempt: all of them share the time of one."""
     return replace(timeouts, total_s=min(timeouts.total_s, left_s))
+
+
+def _waits_for_place(failure: Failure, route: Route) -> bool:
+    """Whether a call waits for a place at a full upstream, as nothing else can serve it."""
+    return failure.kind is FailureKind.SATURATED and not route.policy.fallbacks
 
 
 def none_usable(route: Route, now_s: float) -> Failure:

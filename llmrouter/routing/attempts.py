@@ -1,9 +1,9 @@
 """What one call has tried, and what it tries next: retry, failover, or nothing more.
 
 A failure leads to another deployment of the model, at once; when all that can be used have been
-tried, to one of them again: to one that was full, as soon as it has a place, else to any, after a
-pause; and then, or instead, to another model, which the caller of this decides (`may_fall_back`).
-Where other models stand ready, no place is waited for, and the last attempt is left to them.
+tried, to one of them again, after a pause; and then, or instead, to another model, which the caller
+of this decides (`may_fall_back`). Where other models stand ready, the last attempt is left to them.
+A deployment that was full counts as not tried as soon as another has failed: it may have room now.
 
 Two bounds hold whatever fails: attempts a call, and repeats of all calls to the model that was
 asked for. Pure; made only for calls that have failed once.
@@ -29,8 +29,6 @@ class Next(msgspec.Struct, frozen=True, gc=False):
     deployment: Deployment
     pause_s: float
     """To be waited before it."""
-    waits: bool = False
-    """For a place at its upstream, if that is still full."""
 
 
 class Attempts:
@@ -45,7 +43,6 @@ class Attempts:
         "_random",
         "_route",
         "_tried",
-        "_waited",
         "count",
     )
 
@@ -67,8 +64,7 @@ class Attempts:
         self._barred: list[Deployment] = []
         """Not to be tried again."""
         self._full: list[Deployment] = []
-        self._waited = False
-        """For one of those; a wait that was in vain is not begun again."""
+        """Were so when they were tried, and nothing else has failed since."""
 
     def __repr__(self) -> str:
         return f"<Attempts {self._asked.name} count={self.count} at={self._route.name}>"
@@ -76,8 +72,7 @@ class Attempts:
     def move_to(self, route: Route, facts: Facts) -> None:
         """Another model is tried from now on."""
         self._route, self._facts = route, facts
-        self._tried, self._barred = [], []
-        self._full, self._waited = [], False
+        self._tried, self._barred, self._full = [], [], []
 
     def may_add(self) -> bool:
         """Whether the attempt that runs may be made twice; if so, that is counted."""
@@ -108,7 +103,7 @@ class Attempts:
         left_s = self.left_s(now_s)
         if not rule.other or not self.may_go_on() or left_s <= 0:
             return None
-        found = self._another(now_s) or self._when_free(now_s) or self._again(kind, now_s, left_s)
+        found = self._another(now_s) or self._again(kind, now_s, left_s)
         if found is None or kind is FailureKind.SATURATED:
             return found  # nothing was sent, so it is no repeat
         return found if self._asked.repeats.take() else None
@@ -138,11 +133,19 @@ class Attempts:
             self.count -= 1
 
     def _note(self, kind: FailureKind, failed: Deployment) -> None:
+        if kind is FailureKind.SATURATED:
+            self._full.append(failed)
+        else:
+            self._look_anew_at_the_full()
         self._tried.append(failed)
         if not RULES[kind].same:
             self._barred.append(failed)
-        if kind is FailureKind.SATURATED:
-            self._full.append(failed)
+
+    def _look_anew_at_the_full(self) -> None:
+        for deployment in self._full:
+            self._tried.remove(deployment)
+            self._barred.remove(deployment)
+        self._full.clear()
 
     def _another(self, now_s: float) -> Next | None:
         """A deployment that was not tried yet."""
@@ -150,16 +153,6 @@ class Attempts:
         if not usable:
             return None
         return Next(self._route.strategy.choose(usable, now_s, self._facts), 0.0)
-
-    def _when_free(self, now_s: float) -> Next | None:
-        """One that was full, as nothing else can serve the call."""
-        if self._waited or self._route.policy.fallbacks:
-            return None
-        for deployment in self._full:
-            if deployment.condition.passes(now_s):
-                self._waited = True
-                return Next(deployment, 0.0, waits=True)
-        return None
 
     def _again(self, kind: FailureKind, now_s: float, left_s: float) -> Next | None:
         """One that was tried, but where that may help; not if the last attempt is another model's.

@@ -89,15 +89,14 @@ async def test_where_there_is_no_other_calls_wait_for_their_turn(
 
 
 @pytest.mark.parametrize("fails", [[Cut()], [refusing(503)]], ids=["cut", "503"])
-async def test_where_the_other_fails_a_call_waits_for_the_one_that_is_full(
+async def test_where_the_other_fails_a_call_goes_to_one_that_was_full_and_has_a_place_now(
     tmp_path: Path, fails: Play
 ) -> None:
-    """A call that the full one can serve in a moment is not lost for the other's fault."""
-    busy = Busy()
+    busy, fail = Busy(), Busy()
     async with staged(
         tmp_path,
         [Wait(busy), plain("first")],
-        others={"up2": [fails]},
+        others={"up2": [[Wait(fail), *fails]]},
         routes={"gpt": BOTH},
         policies={"gpt": Policy()},
         strategy="ordered",
@@ -105,14 +104,34 @@ async def test_where_the_other_fails_a_call_waits_for_the_one_that_is_full(
     ) as stage:
         before = stage.begin(stage.chat())
         await stage.asked(1)
-        waiting = stage.begin(stage.chat())
-        await until(partial(waits, stage, 1), "it does not wait")
+        other = stage.begin(stage.chat())
+        await stage.asked(1, "up2")
         busy.set()
         assert (await before).status == 200
-        response = await waiting
-        assert response.headers[b"x-llmrouter-deployment"] == b"up/gpt"
-        assert busy.most == 1
+        fail.set()
+        assert (await other).headers[b"x-llmrouter-deployment"] == b"up/gpt"
         assert sorted(call.end.attempts for call in await stage.calls(2) if call.end) == [1, 2]
+
+
+async def test_one_that_failed_once_is_tried_again_before_a_place_is_waited_for(
+    tmp_path: Path,
+) -> None:
+    busy = Busy()
+    async with staged(
+        tmp_path,
+        [Wait(busy), plain("first")],
+        others={"up2": [[refusing(503)], [plain()]]},
+        routes={"gpt": BOTH},
+        policies={"gpt": Policy()},
+        strategy="ordered",
+        concurrent={"up": 1},
+    ) as stage:
+        before = stage.begin(stage.chat())
+        await stage.asked(1)
+        response = await stage.ask(stage.chat())
+        assert response.headers[b"x-llmrouter-deployment"] == b"up2/gpt"
+        busy.set()
+        assert (await before).status == 200
 
 
 async def test_who_waits_too_long_for_a_place_is_told(

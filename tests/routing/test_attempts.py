@@ -47,8 +47,6 @@ def test_each_kind_leads_where_its_rule_says(kind: FailureKind, count: int) -> N
     rule = RULES[kind]
     if count == 2 and rule.other:
         assert found == Next(route.deployments[1], 0.0)
-    elif kind is K.SATURATED:
-        assert found == Next(route.deployments[0], 0.0, waits=True)
     elif rule.same and rule.other:
         assert found == Next(route.deployments[0], 0.05)
     else:
@@ -120,48 +118,50 @@ def test_a_full_deployment_is_no_attempt_and_no_repeat() -> None:
     a, b, c = route.deployments
     assert chosen(attempts.next_after(K.SATURATED, a, 0.0)) == "b"
     assert chosen(attempts.next_after(K.SATURATED, b, 0.0)) == "c"
-    assert attempts.next_after(K.SATURATED, c, 0.0) == Next(a, 0.0, waits=True)
-    assert attempts.next_after(K.SATURATED, a, 0.0) is None, "a wait in vain is not repeated"
+    assert attempts.next_after(K.SATURATED, c, 0.0) is None
     assert (attempts.count, attempts.may_go_on()) == (0, True)
 
 
-def test_where_the_others_fail_one_that_was_full_is_waited_for_once() -> None:
+def test_one_that_was_full_is_looked_at_anew_whenever_another_has_failed() -> None:
+    """Before that is tried again; the look alone is no attempt, and the two of them one repeat."""
+    route = a_route(count=2, policy=Policy(attempts_max=3, repeats_share=1.0))
+    attempts = attempts_at(route)
+    a, b = route.deployments
+    assert attempts.next_after(K.SATURATED, a, 0.0) == Next(b, 0.0)
+    left = route.repeats.left
+    assert attempts.next_after(K.UNREACHABLE, b, 0.0) == Next(a, 0.0)
+    assert attempts.next_after(K.SATURATED, a, 0.0) == Next(b, 0.05)
+    assert (attempts.count, route.repeats.left) == (1, left - 1)
+    assert attempts.next_after(K.UNREACHABLE, b, 0.1) == Next(a, 0.0)
+    assert attempts.next_after(K.LOST, a, 0.1) is None
+    assert attempts.count == 3
+
+
+def test_one_that_was_full_is_tried_last_where_the_other_is_barred() -> None:
+    route = a_route(count=2)
+    attempts = attempts_at(route)
+    a, b = route.deployments
+    assert attempts.next_after(K.SATURATED, a, 0.0) == Next(b, 0.0)
+    assert attempts.next_after(K.SILENT, b, 0.0) == Next(a, 0.0)
+    assert attempts.next_after(K.SATURATED, a, 0.0) is None
+
+
+def test_all_that_were_full_are_looked_at_anew() -> None:
     route = a_route(count=3)
     attempts = attempts_at(route)
     a, b, c = route.deployments
-    assert chosen(attempts.next_after(K.SATURATED, a, 0.0)) == "b"
-    assert chosen(attempts.next_after(K.UNREACHABLE, b, 0.0)) == "c"
-    assert attempts.next_after(K.SILENT, c, 0.0) == Next(a, 0.0, waits=True)
-    assert attempts.next_after(K.SATURATED, a, 0.0) == Next(b, 0.1)
-    assert attempts.count == 2
+    tried = [(a, K.SATURATED), (b, K.SATURATED), (c, K.BROKEN), (a, K.SATURATED), (b, K.BROKEN)]
+    found = [chosen(attempts.next_after(kind, at, 0.0)) for at, kind in tried]
+    assert found == ["b", "c", "a", "b", "a"]
 
 
-def test_no_place_is_waited_for_that_could_not_be_used() -> None:
-    route = a_route(count=3)
-    attempts = attempts_at(route)
-    a, b, c = route.deployments
-    assert chosen(attempts.next_after(K.SATURATED, a, 0.0)) == "b"
-    assert chosen(attempts.next_after(K.SATURATED, b, 0.0)) == "c"
-    a.condition.rest_until(60.0, "busy", 0.0)
-    assert attempts.next_after(K.SILENT, c, 0.0) == Next(b, 0.0, waits=True)
-
-
-@pytest.mark.parametrize("kind", [K.SATURATED, K.SILENT])
-def test_no_place_is_waited_for_where_another_model_stands_ready(kind: FailureKind) -> None:
-    route = a_route(policy=Policy(attempts_max=3, repeats_share=1.0, fallbacks=("n",)))
+def test_a_second_attempt_that_had_no_place_is_made_when_the_first_has_failed() -> None:
+    route = a_route(count=2)
     attempts = attempts_at(route)
     a, b = route.deployments
-    assert chosen(attempts.next_after(K.SATURATED, a, 0.0)) == "b"
-    assert attempts.next_after(kind, b, 0.0) is None
-    assert attempts.may_fall_back(kind, 0.0)
-
-
-def test_to_wait_for_a_place_after_a_failure_is_a_repeat() -> None:
-    route = a_route(policy=Policy(attempts_max=3, repeats_share=0.0))
-    attempts = attempts_at(route)
-    a, b = route.deployments
-    assert chosen(attempts.next_after(K.SATURATED, a, 0.0)) == "b"
-    assert attempts.next_after(K.SILENT, b, 0.0) is None
+    assert attempts.beside(a, 0.0) is b
+    attempts.failed_as_well(K.SATURATED, b)
+    assert attempts.next_after(K.BROKEN, a, 0.0) == Next(b, 0.0)
 
 
 def test_repeats_are_those_of_the_model_that_was_asked_for() -> None:
