@@ -81,7 +81,6 @@ class ServerConnection(ResponseWriter):
         # for the process
         self._loop = server.loop
         # for the connection
-        self._reader = RequestReader(self, server.settings, server.buffered)
         self._ready: deque[tuple[Request, Exchange]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -111,6 +110,8 @@ class ServerConnection(ResponseWriter):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accepted."""
+        # Not before: nothing would ever part the two after a TLS handshake that failed.
+        self._reader = RequestReader(self, self._server.settings, self._server.buffered)
         transport = cast("asyncio.Transport", transport)
         if not self._server.admits(transport):
             self._lingering = True
@@ -257,6 +258,7 @@ class ServerConnection(ResponseWriter):
             if self._request is not None:
                 self._request.drop_body()
             if not self._lingering:  # an exchange failed: nobody will ever answer it
+                self.write_out()  # unless it failed after that
                 self.abort()
 
     async def _serve_in_order(self) -> None:

@@ -93,7 +93,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._pool = pool
         self._loop = loop
         self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser = _SPENT
         self.served = 0
         """How many responses have come over this connection."""
         self.retires_at = NEVER
@@ -193,6 +193,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected, TLS included."""
+        self._parser = httptools.HttpResponseParser(self)
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:

@@ -4,11 +4,7 @@ What it does leave piles up for some thousand calls; then a collection stops a w
 long as a hundred milliseconds, and every stream with it.
 """
 
-import asyncio
-import contextlib
-import gc
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +13,21 @@ import pytest
 from llmrouter.gateway import reply
 from llmrouter.gateway.drain import DrainBounds
 from llmrouter.routing.routes import Policy
+from tests.support import compiled
+from tests.support.garbage import no_collector
 from tests.support.gateway import At, Pause, Stage, limited, shown, staged
 from tests.support.ledger import at_once, money, requests, tokens
 from tests.support.plays import DONE, END, HALF, ROLE, delta, plain, refusing, said
 from tests.support.raw import RawClient, connected
 from tests.support.upstream import LAST_CHUNK, Cut, Play, Wait, chunk
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [
+    pytest.mark.asyncio,
+    pytest.mark.skipif(
+        compiled.library() is None,
+        reason="interpreted, an exception keeps the frames that it went through, and they keep it",
+    ),
+]
 
 CALLS = 10
 EVERYTHING = (requests(100), tokens(10**6), at_once(50), money(10**6))
@@ -51,25 +55,6 @@ async def leave(stage: Stage, client: RawClient, message: bytes) -> None:
     await client.read()
     client.close()
     await stage.at_rest()
-
-
-@contextlib.asynccontextmanager
-async def no_collector() -> AsyncIterator[Counter[str]]:
-    """What lies there at the end of ours, and nobody refers to but itself."""
-    found: Counter[str] = Counter()
-    gc.collect()
-    gc.disable()
-    try:
-        yield found
-        await asyncio.sleep(0)
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        gc.collect()
-        kinds = [type(each) for each in gc.garbage]
-        found.update(kind.__name__ for kind in kinds if kind.__module__.startswith("llmrouter."))
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
 
 
 @pytest.mark.parametrize(

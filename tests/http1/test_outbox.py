@@ -10,6 +10,7 @@ from llmrouter.http1.outbox import SHARED_BYTES_MAX, Outbox
 from llmrouter.http1.request import Request
 from tests.http1.wire import GET, Wire, post, turn
 from tests.support.application import HEAD, Script, echo
+from tests.support.leaks import Failures
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio
@@ -147,3 +148,17 @@ async def test_what_is_held_back_goes_nowhere_once_the_client_is_gone(
     assert await held.served(GET) == b""
     if held.wire.transport.aborted:
         await held.wire.lose()
+
+
+async def test_an_exchange_that_fails_after_its_answer_has_given_it(no_leaks: Failures) -> None:
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        wire.server.outbox.holds_back(FIRST)
+        await echo(connection, request)
+        raise LookupError("a bug")
+
+    wire = Wire(Script(serve))
+    wire.connection.data_received(GET)
+    await until(lambda: wire.transport.aborted, "it goes on")
+    assert wire.transport.written == ANSWER
+    await wire.lose()
+    no_leaks.seen.clear()

@@ -9,8 +9,10 @@ import pytest
 from llmrouter.http1 import pool as pool_module
 from llmrouter.http1.errors import ConnectError, ConnectTimeout
 from llmrouter.http1.origin import Origin
+from llmrouter.http1.upstream import UpstreamConnection
 from llmrouter.tasks import spawn
 from tests.support.certificates import Authority
+from tests.support.garbage import no_collector
 from tests.support.leaks import open_sockets
 from tests.support.receiver import Receiver, calling, origin_at
 from tests.support.upstream import Cut, Play, Stall, Wait, answer, scripted
@@ -320,3 +322,12 @@ async def test_over_tls_a_response_that_is_cut_is_lost(authority: Authority) -> 
     ):
         receiver = await caller.ask()
         assert (receiver.heard[-1], receiver.body) == ("lost", b"half")
+
+
+async def test_a_connection_that_is_never_made_leaves_nothing_to_the_collector() -> None:
+    """As after a TLS handshake that fails."""
+    async with scripted([YES]) as upstream, calling(origin_at(upstream.address)) as caller:
+        async with no_collector() as found:
+            for _ in range(3):
+                UpstreamConnection(caller.pool, asyncio.get_running_loop())
+        assert found == {}

@@ -10,6 +10,7 @@ from llmrouter.tasks import spawn
 from tests.http1.corpus import MESSAGES
 from tests.http1.mutation import mutants
 from tests.support.application import FULL, HEAD, Script, Serving, echo, serving, settings
+from tests.support.garbage import no_collector
 from tests.support.leaks import other_tasks
 from tests.support.raw import Ending, RawClient, connected
 from tests.support.waiting import until
@@ -236,3 +237,12 @@ async def test_every_message_of_the_corpus_is_answered_as_it_must_be(bytewise: b
                 client.shutdown()
                 assert await client.read_all() == b"", message.name
         await until(lambda: not running.server.connections, "connections are left")
+
+
+async def test_a_connection_that_is_never_made_leaves_nothing_to_the_collector() -> None:
+    """As after a TLS handshake that fails."""
+    server = Server(Script(), spawn, settings(), full=FULL)
+    async with no_collector() as found:
+        for _ in range(3):
+            server.protocol()
+    assert found == {}
