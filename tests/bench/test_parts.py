@@ -394,6 +394,7 @@ def test_assemble_the_head_of_an_answer(benchmark: BenchmarkFixture, tmp_path: P
         try:
             step.send(None)  # it has nothing to wait for
         except StopIteration:
+            client._server.outbox._write()  # the end of the turn
             return
         raise AssertionError("a whole answer was waited for")
 

@@ -1,4 +1,4 @@
-"""Of the answers of a turn the first leaves at once, the others at its end; nothing overtakes."""
+"""Whole answers leave at the end of a turn: together, in order, and before anything after them."""
 
 import asyncio
 from collections.abc import Callable
@@ -30,17 +30,23 @@ class Noted:
         self._written.append(self._number)
 
 
-async def test_all_but_the_first_of_a_turn_write_at_its_end_in_order_and_once() -> None:
+async def test_of_a_turn_all_write_at_its_end_in_order_but_one_that_seems_to_be_alone() -> None:
     outbox = Outbox(asyncio.get_running_loop())
     written: list[int] = []
-    for _ in range(2):
+    turns = [
+        [False, True, True],
+        [True, True, True, True],
+        [True],  # after a crowd
+        [False],
+        [False, True],
+    ]
+    for held in turns:
         written.clear()
-        held = [outbox.holds_back(Noted(written, number)) for number in range(4)]
-        assert held == [False, True, True, True]
-        assert repr(outbox) == "<Outbox writers=3>"
+        assert held == [outbox.holds_back(Noted(written, number)) for number in range(len(held))]
+        assert repr(outbox) == f"<Outbox writers={sum(held)}>"
         assert written == []
         await asyncio.sleep(0)
-        assert written == [1, 2, 3]
+        assert written == [number for number, is_held in enumerate(held) if is_held]
         assert repr(outbox) == "<Outbox writers=0>"
 
 
@@ -87,7 +93,7 @@ async def test_an_answer_leaves_at_the_end_of_its_turn() -> None:
     await held.wire.lose()
 
 
-async def test_the_first_answer_of_a_turn_leaves_at_once() -> None:
+async def test_an_answer_that_is_alone_leaves_at_once() -> None:
     wire = Wire(Script())
     wire.connection.data_received(GET)
     await until(lambda: bool(wire.script.served), "it was not served")

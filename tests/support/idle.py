@@ -1,7 +1,7 @@
 """Exchanges and holds that stand by themselves, for what looks at one."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import SimpleNamespace
 from typing import cast
 
@@ -15,6 +15,7 @@ from llmrouter.gateway.spending import Flight, Spending
 from llmrouter.http1.deadlines import Deadlines
 from llmrouter.http1.downstream import ServerConnection
 from llmrouter.http1.origin import Origin
+from llmrouter.http1.outbox import Outbox
 from llmrouter.http1.pool import Pool
 from llmrouter.http1.request import Buffered, Request
 from llmrouter.http1.server import Server
@@ -40,9 +41,22 @@ class _Nobody:
         raise AssertionError("this exchange is not for serving")
 
 
+class _Standing:
+    """A loop whose turn never ends."""
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """It will never be called."""
+
+
 def nowhere() -> ServerConnection:
     """A connection that nobody has made."""
-    server = SimpleNamespace(loop=None, settings=SETTINGS, buffered=Buffered(0), draining=False)
+    server = SimpleNamespace(
+        loop=None,
+        settings=SETTINGS,
+        buffered=Buffered(0),
+        draining=False,
+        outbox=Outbox(cast("asyncio.AbstractEventLoop", _Standing())),
+    )
     return ServerConnection(cast("Server", server))
 
 
