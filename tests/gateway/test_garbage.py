@@ -15,9 +15,9 @@ from llmrouter.gateway.drain import DrainBounds
 from llmrouter.routing.routes import Policy
 from tests.support import compiled
 from tests.support.garbage import no_collector
-from tests.support.gateway import At, Pause, Stage, limited, shown, staged
+from tests.support.gateway import Pause, Stage, limited, shown, staged
 from tests.support.ledger import at_once, money, requests, tokens
-from tests.support.plays import DONE, END, HALF, ROLE, delta, plain, refusing, said
+from tests.support.plays import BOTH, DONE, END, HALF, ROLE, delta, plain, refusing, said
 from tests.support.raw import RawClient, connected
 from tests.support.upstream import LAST_CHUNK, Cut, Play, Wait, chunk
 
@@ -38,7 +38,7 @@ Ask = Callable[[Stage, RawClient, bytes], Coroutine[Any, Any, None]]
 
 
 async def hear(_stage: Stage, client: RawClient, message: bytes) -> None:
-    """All of the answer, or as much as comes."""
+    """All of the answer."""
     await client.send(message)
     await shown(client, to=b"POST")
 
@@ -80,7 +80,7 @@ async def test_a_call_leaves_nothing_to_the_collector(
         tmp_path,
         play,
         others={"up2": [[plain()]]},
-        routes={"gpt": (At("up"), At("up2"))},
+        routes={"gpt": BOTH},
         policies={"gpt": Policy(repeats_share=1.0)},
         strategy="ordered",
         quota=limited(*EVERYTHING),

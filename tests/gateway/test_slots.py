@@ -19,6 +19,8 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.asyncio
 
 NO_REPEATS = Policy(attempts_max=1, repeats_share=0.0)
+one_place = partial(staged, routes={"gpt": BOTH}, strategy="ordered", concurrent={"up": 1})
+"""A stage whose first deployment has one place, and a second beside it."""
 
 
 class Busy(asyncio.Event):
@@ -44,14 +46,11 @@ def waits(stage: Stage, count: int) -> bool:
 async def test_a_call_goes_to_the_deployment_that_has_a_place(tmp_path: Path) -> None:
     """That is no repeat: nothing was sent to the full one."""
     busy = Busy()
-    async with staged(
+    async with one_place(
         tmp_path,
         [Wait(busy), plain("first")],
         others={"up2": [[plain()]]},
-        routes={"gpt": BOTH},
         policies={"gpt": NO_REPEATS},
-        strategy="ordered",
-        concurrent={"up": 1},
     ) as stage:
         before = stage.begin(stage.chat())
         await stage.asked(1)
@@ -93,14 +92,11 @@ async def test_where_the_other_fails_a_call_goes_to_one_that_was_full_and_has_a_
     tmp_path: Path, fails: Play
 ) -> None:
     busy, fail = Busy(), Busy()
-    async with staged(
+    async with one_place(
         tmp_path,
         [Wait(busy), plain("first")],
         others={"up2": [[Wait(fail), *fails]]},
-        routes={"gpt": BOTH},
         policies={"gpt": Policy()},
-        strategy="ordered",
-        concurrent={"up": 1},
     ) as stage:
         before = stage.begin(stage.chat())
         await stage.asked(1)
@@ -117,14 +113,11 @@ async def test_one_that_failed_once_is_tried_again_before_a_place_is_waited_for(
     tmp_path: Path,
 ) -> None:
     busy = Busy()
-    async with staged(
+    async with one_place(
         tmp_path,
         [Wait(busy), plain("first")],
         others={"up2": [[refusing(503)], [plain()]]},
-        routes={"gpt": BOTH},
         policies={"gpt": Policy()},
-        strategy="ordered",
-        concurrent={"up": 1},
     ) as stage:
         before = stage.begin(stage.chat())
         await stage.asked(1)

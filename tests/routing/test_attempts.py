@@ -155,15 +155,6 @@ def test_all_that_were_full_are_looked_at_anew() -> None:
     assert found == ["b", "c", "a", "b", "a"]
 
 
-def test_a_second_attempt_that_had_no_place_is_made_when_the_first_has_failed() -> None:
-    route = a_route(count=2)
-    attempts = attempts_at(route)
-    a, b = route.deployments
-    assert attempts.beside(a, 0.0) is b
-    attempts.failed_as_well(K.SATURATED, b)
-    assert attempts.next_after(K.BROKEN, a, 0.0) == Next(b, 0.0)
-
-
 def test_repeats_are_those_of_the_model_that_was_asked_for() -> None:
     route, other = a_route(policy=Policy(attempts_max=100)), a_route("n")
     attempts = attempts_at(route)
@@ -282,13 +273,13 @@ def test_where_both_fail_neither_is_taken_for_one_that_was_not_tried(
     assert chosen(attempts.next_after(K.DISOWNED, route.deployments[2], 0.0)) == later.upstream
 
 
-def test_a_second_attempt_that_had_no_place_is_none() -> None:
+def test_a_second_attempt_that_had_no_place_is_none_and_follows_when_the_first_has_failed() -> None:
     route = a_route(count=2)
     attempts = attempts_at(route)
     a, b = route.deployments
     assert attempts.beside(a, 0.0) is b
     attempts.failed_as_well(K.SATURATED, b)
-    attempts.next_after(K.BROKEN, a, 0.0)
+    assert attempts.next_after(K.BROKEN, a, 0.0) == Next(b, 0.0)
     assert attempts.count == 1
 
 
