@@ -258,7 +258,7 @@ class ServerConnection(ResponseWriter):
             if self._request is not None:
                 self._request.drop_body()
             if not self._lingering:  # an exchange failed: nobody will ever answer it
-                self.write_out()  # unless it failed after that
+                self.write_out()  # but if it was answered before, the answer leaves
                 self.abort()
 
     async def _serve_in_order(self) -> None:

@@ -30,7 +30,7 @@ STALE_S = 1.0
 _KEEP_ALIVE_MARGIN_S = 1.0
 """How long before the upstream says it will close an idle connection we stop using it."""
 _SPENT = httptools.HttpResponseParser(None)
-"""Of all connections that are lost."""
+"""Of all connections that are not made yet, or lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
