@@ -12,18 +12,19 @@ import re
 import secrets
 import string
 from collections.abc import Callable
+from typing import Final
 
-PREFIX = "sk-lr-"
-ID_LENGTH = 12  # 71 bits: ids are told apart by them, not protected
-SECRET_LENGTH = 43  # the fewest base62 digits that hold 256 bits
-TEXT_LENGTH = len(PREFIX) + ID_LENGTH + 1 + SECRET_LENGTH
-DIGEST_KEY_BYTES = 32
+PREFIX: Final = "sk-lr-"
+ID_LENGTH: Final = 12  # 71 bits: ids are told apart by them, not protected
+SECRET_LENGTH: Final = 43  # the fewest base62 digits that hold 256 bits
+TEXT_LENGTH: Final = len(PREFIX) + ID_LENGTH + 1 + SECRET_LENGTH
+DIGEST_KEY_BYTES: Final = 32
 
-_BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
-_ID = re.compile(rf"[0-9A-Za-z]{{{ID_LENGTH}}}")
-_PREFIX = PREFIX.encode()
-_ID_END = len(PREFIX) + ID_LENGTH
-_BLOCK_BYTES = 64  # SHA-256's
+_BASE62: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_ID: Final = re.compile(rf"[0-9A-Za-z]{{{ID_LENGTH}}}")
+_PREFIX: Final = PREFIX.encode()
+_ID_END: Final = len(PREFIX) + ID_LENGTH
+_BLOCK_BYTES: Final = 64  # SHA-256's
 
 Digest = Callable[[bytes], bytes]
 """From the text of a key to the digest that is stored for it."""

@@ -12,6 +12,7 @@ import hmac
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from llmrouter.access.issued import IssuedKey, iso_utc
 from llmrouter.access.key import Digest, read_id
@@ -20,7 +21,9 @@ from llmrouter.access.patterns import ModelPatterns
 from llmrouter.access.principal import NO_MAP, Principal
 from llmrouter.errors import ExpiredKey, InvalidKey, RevokedKey
 
-_INVALID = "the key is not valid; check that it was copied whole, or ask your admin for a new one"
+_INVALID: Final = (
+    "the key is not valid; check that it was copied whole, or ask your admin for a new one"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +36,8 @@ class _Entry:
 
 
 # Stands in for an id that nobody has, so that one costs the same work as a wrong secret.
-_NOBODY = _Entry(digest=bytes(32))
-_EVERY_MODEL = ModelPatterns()
+_NOBODY: Final = _Entry(digest=bytes(32))
+_EVERY_MODEL: Final = ModelPatterns()
 
 
 class Keyring:

@@ -162,12 +162,9 @@ def gateway(settings: Settings, start: Start, parts: Parts, log: ExchangeLog) ->
         admission=admission,
         forwarder=forwarder,
         fallbacks=Fallbacks(router, admission, forwarder),
-        shadows=Shadows(
-            routing.shadows(settings),
-            upstreams,
-            Ledgers(parts.journal, prices, now_ms),
-            routing.draw,
-        ),
+        shadows=Shadows(shadows, upstreams, Ledgers(parts.journal, prices, now_ms), routing.draw)
+        if (shadows := routing.shadows(settings))
+        else None,
         meter=partial(Meter, parts.journal, loop.time, now_ms, unrecorded),
         clock=loop.time,
     )

@@ -9,8 +9,9 @@ spent would else lie in the past of another, and have drained. Buckets bear a st
 """
 
 import time
+from typing import Final
 
-_NS_PER_MS = 1_000_000
+_NS_PER_MS: Final = 1_000_000
 
 
 class SteadyClock:

@@ -7,15 +7,16 @@ could be taken for more than one value.
 import functools
 import re
 from collections.abc import Callable
+from typing import Final
 
 from llmrouter.daemon.logs import Writer
 from llmrouter.errors import Source
 from llmrouter.gateway.exchange import Exchange
 
-FLUSH_EVERY_S = 0.1
-_VALUE_CHARS_MAX = 128
-_LEVELS = {Source.CLIENT: "info", Source.UPSTREAM: "warning", Source.ROUTER: "error"}
-_PLAIN = re.compile(r"[!#-<>-\[\]-~]+")
+FLUSH_EVERY_S: Final = 0.1
+_VALUE_CHARS_MAX: Final = 128
+_LEVELS: Final = {Source.CLIENT: "info", Source.UPSTREAM: "warning", Source.ROUTER: "error"}
+_PLAIN: Final = re.compile(r"[!#-<>-\[\]-~]+")
 """Printable ASCII without space, quote, equals sign and backslash."""
 
 

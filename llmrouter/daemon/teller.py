@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import assert_never
+from typing import Final, assert_never
 
 import msgspec
 
@@ -38,15 +38,17 @@ from llmrouter.quota.bucket import Saved
 from llmrouter.quota.ledger import ROW_PREFIX, Charge, Ledger, Standing, read_rows
 from llmrouter.quota.rulebook import Bucketed, Rulebook
 
-_log = logging.getLogger(__name__)
+_log: Final = logging.getLogger(__name__)
 
-_POSITION_PREFIX = "journal/"
-_RESTORE = "it is damaged or was written by a newer llmrouter; restore the state from a backup"
-_decode_position = msgspec.json.Decoder(Position).decode
-_encode = msgspec.json.Encoder().encode
+_POSITION_PREFIX: Final = "journal/"
+_RESTORE: Final = (
+    "it is damaged or was written by a newer llmrouter; restore the state from a backup"
+)
+_decode_position: Final = msgspec.json.Decoder(Position).decode
+_encode: Final = msgspec.json.Encoder().encode
 
 
-_MINUTE_MS = 60_000
+_MINUTE_MS: Final = 60_000
 """No window of a budget begins within a minute."""
 _Summed = tuple[str, str, str | None, str | None, str, str, tuple[str, ...], int, int]
 """Boot, org, team, user, key, model, models before, generation of the rules, and minute."""

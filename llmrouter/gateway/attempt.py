@@ -7,6 +7,7 @@ What it gives to the caller is a `Reply`; what went wrong is a `Failure`, and ot
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 from llmrouter.contracts.call import Usage
 from llmrouter.errors import NoDeploymentAvailable, RouterError, Source
@@ -24,13 +25,13 @@ from llmrouter.quota.reservation import Reservation
 from llmrouter.routing.deployment import Deployment
 from llmrouter.routing.failure import RULES, FailureKind
 
-JOINED_BODY_BYTES_MAX = 65_536
+JOINED_BODY_BYTES_MAX: Final = 65_536
 """Up to here head and body are joined for one write; a longer body is not copied for it."""
-THROTTLED_REST_S = 1.0
+THROTTLED_REST_S: Final = 1.0
 """How long one rests that answers 429 without a word of how long, to a call that another serves."""
-BROKEN_REST_MAX_S = 60.0
+BROKEN_REST_MAX_S: Final = 60.0
 """How long one rests at most that failed otherwise, whatever it says: its breaker does the rest."""
-HEDGED = "hedged"
+HEDGED: Final = "hedged"
 """The outcome of an attempt that lost against another one."""
 
 
@@ -323,7 +324,7 @@ class Attempt:
             self._condition.succeeded(now, self._spell)
 
 
-_ALIVE = frozenset({FailureKind.UNFIT, FailureKind.TOO_LONG, FailureKind.FILTERED})
+_ALIVE: Final = frozenset({FailureKind.UNFIT, FailureKind.TOO_LONG, FailureKind.FILTERED})
 """Refusals that only a server which works can make."""
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Mapping
 from http import HTTPStatus
-from typing import Protocol
+from typing import Final, Protocol
 
 from llmrouter.access.principal import Principal
 from llmrouter.contracts.call import Call, Operation
@@ -12,14 +12,14 @@ from llmrouter.http1.downstream import ServerConnection
 from llmrouter.http1.request import Request
 from llmrouter.routing.attempts import Attempts
 
-_NOTHING: Mapping[str, float] = {}
-STATUS_LINES = {
+_NOTHING: Final[Mapping[str, float]] = {}
+STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
     for status in HTTPStatus
 }
 # Plain numbers: looking up a member of HTTPStatus takes longer than comparing.
 _UNAUTHORIZED, _NOT_ALLOWED = 401, 405
-_JSON = b"content-type: application/json\r\n"
+_JSON: Final = b"content-type: application/json\r\n"
 
 
 def status_line(status: int) -> bytes:

@@ -9,6 +9,7 @@ still under way, as much is held again before the call is sent once more; else i
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Final
 
 from llmrouter.errors import NoDeploymentAvailable
 from llmrouter.gateway.attempt import Attempt
@@ -26,7 +27,7 @@ from llmrouter.routing.failure import FailureKind
 from llmrouter.routing.routes import Route
 from llmrouter.routing.strategy import NO_FACTS, Facts
 
-_SOON_S = 1
+_SOON_S: Final = 1
 """When to try again, where nothing says when a deployment can be used."""
 
 

@@ -13,6 +13,7 @@ Invariant: nothing here awaits, or takes anything.
 """
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from llmrouter.access.principal import Principal
 from llmrouter.contracts.call import Call
@@ -22,26 +23,27 @@ from llmrouter.gateway import quotas
 from llmrouter.gateway.exchange import Asking
 from llmrouter.gateway.needs import Need, Who
 from llmrouter.gateway.spending import Flight
+from llmrouter.metering import costs
 from llmrouter.metering.prices import Price, dearest
 from llmrouter.quota.leases import Account, Amounts, Leases
 from llmrouter.routing.routes import Route
 
 CASES_MAX = 8_192
 """Pairs of key and model that are remembered; callers choose the names."""
-TEMPLATE_TOKENS_MAX = 1_024
+TEMPLATE_TOKENS_MAX: Final = 1_024
 """Tokens that an upstream's own template adds to a prompt; the most in recorded traffic is 331."""
 
-SHORT_BYTES = 16_384
+SHORT_BYTES: Final = 16_384
 """No more than that holds no picture that would matter: such bodies are not searched."""
-EMBEDDED = b";base64,"
+EMBEDDED: Final = b";base64,"
 """What is in a body as a `data:` URL (RFC 2397): a picture or a file."""
 SAMPLES, SAMPLE_BYTES = 64, 512
 """A body without that many solid bytes in one of so many places is not searched either."""
-EMBEDDED_MAX = 1_000
+EMBEDDED_MAX: Final = 1_000
 """So many of them are looked for: a search of bytes, but of as many as a caller sends."""
-EMBEDDED_BYTES_LEAST = 4_000
+EMBEDDED_BYTES_LEAST: Final = 4_000
 """Each of them counts as a text of so many bytes, or..."""
-EMBEDDED_PART = 128
+EMBEDDED_PART: Final = 128
 """...as one part in so many of its own, if that is more: a picture of a megabyte has about 1,000
 tokens, and not 300,000."""
 
@@ -126,13 +128,13 @@ class Cases:
             output = case.tokens_max - prompt
         nano_usd = worst = 0
         if price is not None:  # without a budget, too: a call that dies is booked at its hold
-            nano_usd = price.estimate(prompt, output)
+            nano_usd = costs.estimate(price, prompt, output)
             if nano_usd > case.nano_usd_max:
                 output, nano_usd = _affordable(price, prompt, output, case.nano_usd_max)
             if case.is_strict:
                 most = _most_output(exchange, call, output_max)
                 prompt_most = body_bytes + TEMPLATE_TOKENS_MAX
-                worst = price.estimate(prompt_most, most)
+                worst = costs.estimate(price, prompt_most, most)
         need = Need(who, prompt, output, prompt_most, most, text_bytes, output_max, worst > 0)
         return need, (1, prompt + output, nano_usd, 1, worst)
 
@@ -200,7 +202,7 @@ def _embedded_bytes(body: bytes) -> int:
 
 def _affordable(price: Price, prompt: int, output: int, most_nano_usd: int) -> tuple[int, int]:
     """How much of `output` a whole budget pays for, and its cost; all, if not even the prompt."""
-    whole, of_prompt = price.estimate(prompt, output), price.estimate(prompt, 0)
+    whole, of_prompt = costs.estimate(price, prompt, output), costs.estimate(price, prompt, 0)
     if of_prompt > most_nano_usd:
         return output, whole
     return output * (most_nano_usd - of_prompt) // (whole - of_prompt), most_nano_usd

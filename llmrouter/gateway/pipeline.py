@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 from urllib.parse import unquote_to_bytes
 
 from llmrouter.access.principal import Principal
@@ -37,16 +37,16 @@ from llmrouter.http1.errors import MessageError
 from llmrouter.http1.request import Request
 from llmrouter.http1.server import Application
 
-_log = logging.getLogger(__name__)
+_log: Final = logging.getLogger(__name__)
 
-_MESSAGE_ERRORS: Mapping[int, type[RouterError]] = {
+_MESSAGE_ERRORS: Final[Mapping[int, type[RouterError]]] = {
     408: RequestTimeout,
     413: BodyTooLarge,
     431: HeadTooLarge,
     503: Overloaded,
 }
 """By the status of a `MessageError`; whatever else breaks a request is an InvalidRequest."""
-_SHOWN_PATH_BYTES_MAX = 100
+_SHOWN_PATH_BYTES_MAX: Final = 100
 
 
 class ExchangeLog(Protocol):
@@ -84,7 +84,8 @@ class Steps:
     admission: Admission
     forwarder: Forwarder
     fallbacks: Fallbacks
-    shadows: Shadows
+    shadows: Shadows | None
+    """None where no route has one."""
     meter: Callable[[Exchange, Spending], Meter]
     clock: Callable[[], float]
     """The loop's."""
@@ -168,7 +169,8 @@ class Gateway:
 
     async def close(self) -> None:
         """Leave what nobody waits for, once the last exchange has ended."""
-        await self._steps.shadows.stop()
+        if self._steps.shadows is not None:
+            await self._steps.shadows.stop()
 
     # ---- the path ---------------------------------------------------------------------------
 
@@ -226,7 +228,8 @@ class Gateway:
         if isinstance(spending, Foreseen):
             spending = await admission.admit(exchange, call, spending)
             self._confirm(exchange, spending)
-        steps.shadows.cast(exchange, spending.route.name)
+        if steps.shadows is not None:
+            steps.shadows.cast(exchange, spending.route.name)
         del call  # it holds the prompt, and a stream may last for minutes
         taking_over = await self._answer(exchange, spending, None)
         while taking_over is not None:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from llmrouter.access.issued import iso_utc
 from llmrouter.contracts.rule import Kind, Rule
@@ -23,8 +23,8 @@ from llmrouter.quota.messages import Reason
 from llmrouter.quota.rulebook import Bucketed
 from llmrouter.units import MS_PER_S, NANO_PER_USD
 
-MINUTE_MS = 60 * MS_PER_S
-SOON_S = 1
+MINUTE_MS: Final = 60 * MS_PER_S
+SOON_S: Final = 1
 """Retry-After where only other calls can make room, and nobody knows when."""
 
 
@@ -73,7 +73,7 @@ def ended(refusal: Refusal, now_ms: int) -> InsufficientQuota:
 
 # ---- in words -------------------------------------------------------------------------------
 
-_TIMED = (QueueTimeout, RateLimitExceeded)
+_TIMED: Final = (QueueTimeout, RateLimitExceeded)
 """Where it is known when there will be room."""
 
 
@@ -199,7 +199,7 @@ def iso(at_ms: int) -> str:
 
 # ---- headers --------------------------------------------------------------------------------
 
-_RATES = {REQUESTS: b"requests", TOKENS: b"tokens"}
+_RATES: Final = {REQUESTS: b"requests", TOKENS: b"tokens"}
 
 
 class _Shown(NamedTuple):

@@ -12,7 +12,7 @@ from llmrouter.gateway import quotas
 from llmrouter.gateway.explanation import Hold, LimitSaid, Outcome
 from llmrouter.gateway.need import Case
 from llmrouter.gateway.needs import Need
-from llmrouter.quota.lease import Amounts, Lease, Refusal
+from llmrouter.quota.lease import Amounts, Lease, Refusal, amount_of
 from llmrouter.quota.messages import Reason
 from llmrouter.quota.rehearsal import Rehearsal
 from llmrouter.units import MS_PER_S, NANO_PER_USD
@@ -57,7 +57,7 @@ def _limit(lease: Lease, amounts: Amounts, rehearsal: Rehearsal, *, gates: bool)
         claimed=_amount(standing.claimed, unit),
         left=_amount(standing.capacity - standing.used - standing.claimed, unit),
         resets_at=None if resets_at_ms is None else quotas.iso(resets_at_ms),
-        needed=_amount(amounts[lease.unit], unit),
+        needed=_amount(amount_of(amounts, lease.unit), unit),
         gates=gates,
     )
 

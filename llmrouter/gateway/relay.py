@@ -12,6 +12,7 @@ it sends goes nowhere. Invariant: nothing here awaits but `done`.
 
 import asyncio
 import re
+from typing import Final
 
 from llmrouter.contracts.dialect import MalformedEvent, StreamTap
 from llmrouter.errors import RouterError, UpstreamError
@@ -25,7 +26,7 @@ from llmrouter.http1.sse import EventTooLong, Splitter
 from llmrouter.http1.upstream import ResponseReceiver
 from llmrouter.quota.leases import Refusal
 
-_ECHO = "the upstream showed our credential in its answer; tell your operator"
+_ECHO: Final = "the upstream showed our credential in its answer; tell your operator"
 
 
 class _Relay:

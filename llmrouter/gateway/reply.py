@@ -9,6 +9,7 @@ behind.
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from llmrouter.contracts.call import Usage
 from llmrouter.errors import UpstreamError
@@ -19,9 +20,9 @@ from llmrouter.http1.upstream import ResponseReceiver, UpstreamConnection
 
 PLAIN_BYTES_MAX = 1024 * 1024
 """Of a plain answer held back until it is complete and checked; a longer one is passed on."""
-OPENING_BYTES_MAX = 256 * 1024
+OPENING_BYTES_MAX: Final = 256 * 1024
 """Of a stream that is held back before its answer begins; more is taken for the answer."""
-_OK_MAX = 300
+_OK_MAX: Final = 300
 """Errors are plain answers, whatever their content type says."""
 
 

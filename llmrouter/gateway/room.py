@@ -6,6 +6,7 @@ wait for an answer, nothing stays taken that is not returned.
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from llmrouter.contracts.rule import QUEUE
 from llmrouter.errors import Draining, Overloaded
@@ -13,7 +14,7 @@ from llmrouter.quota.leases import Account, Amounts, Leases, Refusal
 from llmrouter.quota.reservation import Reservation
 from llmrouter.units import MS_PER_S
 
-RETRY_AFTER_S = 1
+RETRY_AFTER_S: Final = 1
 LEDGER_PATIENCE_S = 10.0
 """Beyond what a rule lets a call wait: the ledger answers within milliseconds, or is not there."""
 

@@ -8,6 +8,7 @@ asked for a name that leads nowhere is told the nearest that this principal may 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from llmrouter.access.nearest import NearestNames
 from llmrouter.access.policy import ModelPolicy
@@ -15,12 +16,12 @@ from llmrouter.access.principal import Principal
 from llmrouter.errors import ModelNotAllowed, ModelNotFound
 from llmrouter.routing.routes import Route, Routes
 
-FOUND_MAX = 4096
+FOUND_MAX: Final = 4096
 """How many pairs of key and name are remembered; callers choose the names."""
-LISTED_MAX = 64
+LISTED_MAX: Final = 64
 """For how many keys it is remembered what they may use."""
-_SHOWN_CHARS_MAX = 100
-_LISTED = "GET /v1/models lists what this key may use"
+_SHOWN_CHARS_MAX: Final = 100
+_LISTED: Final = "GET /v1/models lists what this key may use"
 
 
 @dataclass(frozen=True)

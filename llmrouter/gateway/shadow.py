@@ -21,6 +21,7 @@ from llmrouter.gateway.upstream import Upstream
 from llmrouter.http1.errors import HttpError
 from llmrouter.http1.sse import EventTooLong, Splitter
 from llmrouter.http1.upstream import ResponseReceiver, UpstreamConnection
+from llmrouter.metering import costs
 from llmrouter.metering.journal import Journal
 from llmrouter.metering.prices import Price, PriceBook
 from llmrouter.metering.records import NO_USAGE, Begin, End
@@ -198,7 +199,7 @@ class _Follower:
                 status=self._status,
                 outcome=self._outcome,
                 usage=used,
-                cost_nano_usd=used.cost_nano_usd if price is None else price.cost(used),
+                cost_nano_usd=used.cost_nano_usd if price is None else costs.cost(price, used),
                 price=None if price is None else price.text,
                 estimated=usage is None,
                 duration_ms=int((self._loop.time() - began_at) * 1000),

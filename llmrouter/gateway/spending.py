@@ -17,6 +17,7 @@ slices. At its end it is charged with what the upstream reported, else with what
 
 from collections.abc import Callable
 from types import TracebackType
+from typing import Final
 
 import msgspec
 
@@ -24,15 +25,16 @@ from llmrouter.contracts.call import Usage
 from llmrouter.errors import RouterError
 from llmrouter.gateway.needs import Need
 from llmrouter.gateway.room import Room
+from llmrouter.metering import costs
 from llmrouter.metering.prices import Price, PriceBook
 from llmrouter.quota.estimate import SLICE, Estimator
 from llmrouter.quota.leases import Refusal
 from llmrouter.quota.reservation import Reservation
 from llmrouter.routing.routes import Route
 
-FRAME_EVENTS = 8
+FRAME_EVENTS: Final = 8
 """So many events of a stream carry no token: its beginning, its end, its usage."""
-NEAR = 16
+NEAR: Final = 16
 """An estimate that is off by less than one part in so many teaches nothing new."""
 
 
@@ -183,7 +185,7 @@ class Spending:
         nano_usd = 0
         if price is not None:  # output costs more behind a long prompt
             prompt = need.prompt_tokens
-            nano_usd = price.estimate(prompt, tokens) - price.estimate(prompt, 0)
+            nano_usd = costs.estimate(price, prompt, tokens) - costs.estimate(price, prompt, 0)
         self.reservation.extend(tokens, nano_usd, cut, self._flight.now_ms())
         if self.on_extended is not None:
             self.on_extended()
@@ -243,4 +245,4 @@ class Spending:
 
 def _cost(usage: Usage, price: Price | None) -> int | None:
     """In nano-USD; what an upstream itself says counts where we have no price."""
-    return usage.cost_nano_usd if price is None else price.cost(usage)
+    return usage.cost_nano_usd if price is None else costs.cost(price, usage)

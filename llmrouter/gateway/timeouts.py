@@ -9,24 +9,26 @@ upstream lets it ask for:
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 from llmrouter.errors import InvalidRequest
 from llmrouter.gateway.upstream import Upstream
 from llmrouter.http1.upstream import UpstreamTimeouts
 from llmrouter.routing.routes import Route
 
-LEAST_S = 0.05
+LEAST_S: Final = 0.05
 """The shortest time-out that can be asked for: time-outs are looked at that often."""
-_NUMBER_BYTES_MAX = 12
-HEADERS: Mapping[bytes, str] = {
+_NUMBER_BYTES_MAX: Final = 12
+HEADERS: Final[Mapping[bytes, str]] = {
     b"x-llmrouter-timeout-connect": "connect_s",
     b"x-llmrouter-timeout-first-token": "first_s",
     b"x-llmrouter-timeout-idle": "idle_s",
     b"x-llmrouter-timeout-total": "total_s",
 }
+_NAMES: Final = tuple(HEADERS)
 Overrides = Mapping[str, float]
 """Seconds by the member of `UpstreamTimeouts`."""
-_NOTHING: Overrides = {}
+_NOTHING: Final[Overrides] = {}
 
 
 class Timeouts:
@@ -55,10 +57,14 @@ class Timeouts:
         bounded = {member: min(seconds, most) for member, seconds in asked.items()}
         return replace(known, **bounded)
 
-    def asked(self, headers: Mapping[bytes, bytes], route: Route) -> Overrides:
+    def asked(self, headers: dict[bytes, bytes], route: Route) -> Overrides:
         """What a caller asks for; raises InvalidRequest where that cannot be had."""
-        if HEADERS.keys().isdisjoint(headers):
-            return _NOTHING
+        for name in _NAMES:
+            if name in headers:
+                return self._read(headers, route)
+        return _NOTHING
+
+    def _read(self, headers: dict[bytes, bytes], route: Route) -> Overrides:
         most = max(self._upstreams[each.upstream].terms.asked_max_s for each in route.deployments)
         return {
             member: _seconds(name, headers[name], most)

@@ -6,6 +6,7 @@ in a refusal; never by words. Nothing here awaits.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from llmrouter.contracts.call import Call, Objection
 from llmrouter.contracts.dialect import RefusedInStream
@@ -25,7 +26,7 @@ from llmrouter.units import MS_PER_S
 
 # Plain numbers: looking up a member of http.HTTPStatus costs more than all that is compared here.
 REDIRECTS_FROM, ERRORS_FROM, SERVER_ERRORS_FROM = 300, 400, 500
-_BY_STATUS: Mapping[int, FailureKind] = {
+_BY_STATUS: Final[Mapping[int, FailureKind]] = {
     401: FailureKind.DISOWNED,
     402: FailureKind.DISOWNED,
     403: FailureKind.ABSENT,
@@ -33,12 +34,12 @@ _BY_STATUS: Mapping[int, FailureKind] = {
     408: FailureKind.BROKEN,
     429: FailureKind.THROTTLED,
 }
-_BY_OBJECTION: Mapping[Objection | None, FailureKind] = {
+_BY_OBJECTION: Final[Mapping[Objection | None, FailureKind]] = {
     Objection.CONTEXT_LENGTH: FailureKind.TOO_LONG,
     Objection.CONTENT_FILTER: FailureKind.FILTERED,
     None: FailureKind.UNFIT,
 }
-_DISOWNED = {401: "refused our credential", 402: "says that our account may not pay"}
+_DISOWNED: Final = {401: "refused our credential", 402: "says that our account may not pay"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ watched. Invariant: nothing here awaits.
 """
 
 import asyncio
-from typing import Protocol
+from typing import Final, Protocol
 
-NEVER = float("inf")
+NEVER: Final = float("inf")
 
 
 class Watched(Protocol):

@@ -16,7 +16,7 @@ import asyncio
 import enum
 from collections import deque
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from llmrouter.http1.deadlines import NEVER
 from llmrouter.http1.errors import MessageError
@@ -27,17 +27,17 @@ from llmrouter.http1.response import ResponseWriter
 if TYPE_CHECKING:
     from llmrouter.http1.server import Server
 
-WRITE_BUFFER_BYTES = 65_536
+WRITE_BUFFER_BYTES: Final = 65_536
 """High-water mark: what a slow reader may make us hold before its upstream is paused."""
-PIPELINED_MAX = 128
+PIPELINED_MAX: Final = 128
 """How many requests of one connection may wait: one read can hold ten thousand of them."""
 LINGER_S = 5.0
 """How long a refused body is read and dropped, so that the answer is not lost in a reset."""
 LINGER_BYTES = 64 * 1024 * 1024
 PROBE_EVERY_S = 1.0
-CUT_BY_US = "the server was aborted"
+CUT_BY_US: Final = "the server was aborted"
 """What the cancellation of an exchange says if it was not the client that left."""
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 """Invites a body; and probes, as the one interim response that every client skips: some take 102
 for the answer."""
 

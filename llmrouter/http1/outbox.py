@@ -8,9 +8,9 @@ it would gain nothing, and wait 40 us for the rest of its own call's work.
 """
 
 import asyncio
-from typing import Protocol
+from typing import Final, Protocol
 
-SHARED_BYTES_MAX = 65_536
+SHARED_BYTES_MAX: Final = 65_536
 """A longer answer is written at once: it would only wait in memory."""
 
 

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import random
 import ssl
+from typing import Final
 
 from llmrouter.http1.deadlines import NEVER, Deadlines
 from llmrouter.http1.errors import ConnectError, ConnectTimeout
@@ -22,7 +23,7 @@ IDLE_S = 55.0
 """How long an unused connection is kept: shorter than the 60 s of common load balancers."""
 IDLE_MAX = 1024
 """How many unused connections are kept, so that a burst of streams does not leave its sockets."""
-_AGE_SPREAD = 0.2
+_AGE_SPREAD: Final = 0.2
 """Connections that were made together retire over this share of their age, not together."""
 
 

@@ -22,26 +22,26 @@ extensions), for which llhttp has no limit of its own.
 """
 
 import re
-from typing import Protocol
+from typing import Final, Protocol
 
 import httptools
 
 from llmrouter.http1.errors import MessageError
 from llmrouter.http1.request import LENGTH_DIGITS_MAX, Buffered, KnownHead, Request, path_of
 
-FRAMING_BYTES_MAX = 4096
+FRAMING_BYTES_MAX: Final = 4096
 """Of a chunked body, bytes in a row that carry nothing: real chunk lines are under 20 bytes."""
-SLICE_BYTES = 2048
+SLICE_BYTES: Final = 2048
 """Chunked bodies are fed in slices, so that framing without end is noticed within one read."""
-NEW_HEADS_MAX = 4
+NEW_HEADS_MAX: Final = 4
 """After so many heads of which none was like the one before, none is remembered any more."""
-_HEAD_END = b"\r\n\r\n"
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)(?=\r\n)", re.IGNORECASE)
-_BLANKS = b" \t"
-_LINE_PUNCTUATION_BYTES = len(b": \r\n")
-_REQUEST_LINE_BYTES = 32
+_HEAD_END: Final = b"\r\n\r\n"
+_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)(?=\r\n)", re.IGNORECASE)
+_BLANKS: Final = b" \t"
+_LINE_PUNCTUATION_BYTES: Final = len(b": \r\n")
+_REQUEST_LINE_BYTES: Final = 32
 """At most, besides the target: method, version, and the empty line that ends the head."""
-_SPENT = httptools.HttpRequestParser(None)
+_SPENT: Final = httptools.HttpRequestParser(None)
 """Of all readers that are closed."""
 
 

@@ -1,8 +1,10 @@
 """One downstream request, as the reader fills it and the application reads it."""
 
-SMALL_PIECE_BYTES = 1024
+from typing import Final
+
+SMALL_PIECE_BYTES: Final = 1024
 """Smaller pieces of a body are gathered: an object for each would cost many times its bytes."""
-LENGTH_DIGITS_MAX = 12
+LENGTH_DIGITS_MAX: Final = 12
 """Of a Content-Length that is read here; longer ones are the parser's."""
 
 

@@ -10,7 +10,7 @@ held back while another exchange is served, nor once the connection is closing.
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from llmrouter.http1.outbox import SHARED_BYTES_MAX
 from llmrouter.http1.request import Request
@@ -19,8 +19,8 @@ from llmrouter.http1.reset import reset
 if TYPE_CHECKING:
     from llmrouter.http1.server import Server
 
-CLOSE = b"connection: close\r\n\r\n"
-_KEEP_ALIVE_10 = b"connection: keep-alive\r\n\r\n"
+CLOSE: Final = b"connection: close\r\n\r\n"
+_KEEP_ALIVE_10: Final = b"connection: keep-alive\r\n\r\n"
 
 
 class ResponseWriter(asyncio.Protocol):

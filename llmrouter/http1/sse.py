@@ -7,13 +7,16 @@ finds how far whole events reach, so that what follows a cut is never glued to h
 
 import re
 from collections.abc import Iterator
+from typing import Final
 
 EVENT_BYTES_MAX = 16 * 1024 * 1024
 """Of one unfinished event held back: image events carry whole pictures in base64."""
 
-_BOUNDARY = re.compile(rb"(?:\n|\r\n?+)(?:\n|\r\n?+)+")  # `?+`: a CRLF is never two line ends
-_LF_BOUNDARY = re.compile(rb"\n\n+")  # the same where there is no CR, and far faster to find
-_SPARE = 3
+_BOUNDARY: Final = re.compile(
+    rb"(?:\n|\r\n?+)(?:\n|\r\n?+)+"
+)  # `?+`: a CRLF is never two line ends
+_LF_BOUNDARY: Final = re.compile(rb"\n\n+")  # the same where there is no CR, and far faster to find
+_SPARE: Final = 3
 """How far back a boundary may begin before the bytes in which it ends."""
 
 

@@ -12,7 +12,7 @@ than `total_s`. Bytes that are no answer yet (pings, a head, a role) do not put 
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import httptools
 
@@ -23,13 +23,13 @@ from llmrouter.http1.reset import reset
 if TYPE_CHECKING:
     from llmrouter.http1.pool import Pool
 
-HEAD_BYTES_MAX = 65_536
+HEAD_BYTES_MAX: Final = 65_536
 """Of a response, and of framing in a row; the largest heads that providers send are about 4 kB."""
 STALE_S = 1.0
 """An upstream that breaks off later than this has most likely read the request, and acted on it."""
-_KEEP_ALIVE_MARGIN_S = 1.0
+_KEEP_ALIVE_MARGIN_S: Final = 1.0
 """How long before the upstream says it will close an idle connection we stop using it."""
-_SPENT = httptools.HttpResponseParser(None)
+_SPENT: Final = httptools.HttpResponseParser(None)
 """Of all connections that are not made yet, or lost."""
 
 

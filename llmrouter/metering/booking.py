@@ -16,7 +16,7 @@
 """
 
 from collections.abc import Iterable, Iterator
-from typing import assert_never
+from typing import Final, assert_never
 
 from msgspec.structs import replace
 
@@ -24,10 +24,10 @@ from llmrouter.contracts.call import Usage
 from llmrouter.metering.records import Attempt, Begin, End
 from llmrouter.metering.tail import Began, Damaged, Ended, Folded, Interrupted
 
-INTERRUPTED = "interrupted"
+INTERRUPTED: Final = "interrupted"
 """The outcome of a call whose worker died before its end."""
-TOKENS_MAX = 10**12
-NANO_USD_MAX = 10**15
+TOKENS_MAX: Final = 10**12
+NANO_USD_MAX: Final = 10**15
 """More than that is nonsense for one call, and sums of it would not fit 64 bits."""
 
 Names = tuple[str | int, ...]

@@ -14,6 +14,7 @@ Deliberately absent: a clock, and a thread (one at a time uses a `Books`).
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -24,35 +25,35 @@ from llmrouter.metering.tail import Folded, Position
 from llmrouter.metering.tally import Tally
 from llmrouter.processor import STRIDE, give_way
 
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 24 * HOUR_MS
 PRUNE_ROWS = 20_000  # deleted at a time: a fraction of a second, for which folding waits
 IDS_MAX = 50_000  # remembered of each small table; callers choose names, so there may be more
 
-_NAMES = {
+_NAMES: Final = {
     "who": ("org", "team", "user", "key_id"),
     "what": ("model", "deployment", "upstream", "dialect", "operation"),
     "how": ("status", "outcome", "error_code", "attempts", "stream", "estimated", "is_error"),
     "priced": ("price",),
 }
-_FIND_ID = "SELECT id FROM {0} WHERE ({1}) = ({2})"
-_NEW_ID = "INSERT INTO {0} ({1}) VALUES ({2})"
-_INSERT_CALL = """INSERT INTO calls (at_ms, request_id, who, what, how, priced,
+_FIND_ID: Final = "SELECT id FROM {0} WHERE ({1}) = ({2})"
+_NEW_ID: Final = "INSERT INTO {0} ({1}) VALUES ({2})"
+_INSERT_CALL: Final = """INSERT INTO calls (at_ms, request_id, who, what, how, priced,
   prompt_tokens, cached_tokens, output_tokens, reasoning_tokens, cost_nano_usd, reported_nano_usd,
   ttft_ms, duration_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_ADD_TOTALS = """INSERT INTO {0} VALUES (?, ?, ?{1})
+_ADD_TOTALS: Final = """INSERT INTO {0} VALUES (?, ?, ?{1})
   ON CONFLICT (start_ms, who, what) DO UPDATE SET {2}"""
-_SET_POSITION = "INSERT OR REPLACE INTO positions VALUES (?, ?)"
-_FORGET_POSITION = "DELETE FROM positions WHERE boot = ?"
-_PRUNE = """DELETE FROM calls WHERE id IN
+_SET_POSITION: Final = "INSERT OR REPLACE INTO positions VALUES (?, ?)"
+_FORGET_POSITION: Final = "DELETE FROM positions WHERE boot = ?"
+_PRUNE: Final = """DELETE FROM calls WHERE id IN
   (SELECT id FROM calls WHERE at_ms < ? ORDER BY at_ms LIMIT ?)"""
-_KEEP_FROM = "UPDATE notes SET value = MAX(value, ?) WHERE name = 'kept_from_ms'"
-_COUNT_SYNC = "UPDATE notes SET value = value + 1 WHERE name = 'syncs'"
+_KEEP_FROM: Final = "UPDATE notes SET value = MAX(value, ?) WHERE name = 'kept_from_ms'"
+_COUNT_SYNC: Final = "UPDATE notes SET value = value + 1 WHERE name = 'syncs'"
 
 _Totals = dict[tuple[int, int, int], list[int]]
 """By the start of the hour or day, and the ids of who and what."""
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Position).decode
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(Position).decode
 
 
 def _for_names(statement: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import assert_never
+from typing import Final, assert_never
 
 import msgspec
 
@@ -25,12 +25,14 @@ from llmrouter.metering.records import Begin, End, Header, Hold, Record
 from llmrouter.metering.replay import LINE_BYTES_MAX, UNREADABLE, Damaged, check_format
 from llmrouter.processor import STRIDE, give_way
 
-READ_BYTES = LINE_BYTES_MAX  # a line that does not fit into one piece is longer than a record is
-LINE_BYTES = 4_096  # what is read where one line is wanted; records are below 1 kB
-FINISH_RECORDS = 100_000  # a step of reading to the end; any number would do
+READ_BYTES: Final = (
+    LINE_BYTES_MAX  # a line that does not fit into one piece is longer than a record is
+)
+LINE_BYTES: Final = 4_096  # what is read where one line is wanted; records are below 1 kB
+FINISH_RECORDS: Final = 100_000  # a step of reading to the end; any number would do
 
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
-_decode = _decoder.decode
+_decode: Final = _decoder.decode
 
 
 class _Open:

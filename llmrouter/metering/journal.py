@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -39,15 +40,19 @@ from llmrouter.metering.records import Begin, End, Header, Hold
 Callback = Callable[[], None]
 Write = Callable[[int, bytes | memoryview], int]
 
-ROTATE_BYTES = 64 * 1024 * 1024  # about 150,000 calls: seconds to replay, small enough to delete
-ENDS_MAX = 8_192  # unwritable ends kept: no call begins meanwhile, so at most what was in flight
-GATHER_S = 0.005  # what a crash may turn from ended into interrupted
+ROTATE_BYTES: Final = (
+    64 * 1024 * 1024
+)  # about 150,000 calls: seconds to replay, small enough to delete
+ENDS_MAX: Final = (
+    8_192  # unwritable ends kept: no call begins meanwhile, so at most what was in flight
+)
+GATHER_S: Final = 0.005  # what a crash may turn from ended into interrupted
 RETRY_S = 0.1
 SYNC_EVERY_S = 0.2
 
-_CREATE = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-_FILE_NAME = re.compile(r"(?P<worker>.+)-(?P<number>[0-9]+)\.jsonl")
-_encode = msgspec.json.Encoder().encode
+_CREATE: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_FILE_NAME: Final = re.compile(r"(?P<worker>.+)-(?P<number>[0-9]+)\.jsonl")
+_encode: Final = msgspec.json.Encoder().encode
 
 
 def journal_paths(directory: Path) -> list[Path]:

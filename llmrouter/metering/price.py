@@ -1,11 +1,7 @@
-"""What the tokens of a call cost: integer prices, and the arithmetic over them.
+"""What tokens cost: integer prices. What they make of a call's tokens, `costs` says.
 
-A price is nano-USD per 1,000,000 tokens, so that 2.50 USD per million is 2_500_000_000, and a cost
-is the exact sum over a call's tokens, rounded once. No float takes part.
-
-Where long prompts cost more, a price has tiers. A call whose prompt is longer than the start of a
-tier pays that tier's rates for all of its tokens, the output included: of the tiers that its prompt
-is longer than, the last.
+A price is nano-USD per 1,000,000 tokens, so that 2.50 USD per million is 2_500_000_000. No float
+takes part. Where long prompts cost more, a price has tiers.
 
 Deliberately absent: the clock, and what a call may cost besides tokens.
 """
@@ -17,13 +13,10 @@ from typing import Self
 
 import msgspec
 
-from llmrouter.contracts.call import Usage
 from llmrouter.units import NANO_PER_USD
 
 PRICED_TOKENS = 1_000_000
 """How many tokens a price is for."""
-_HALF = PRICED_TOKENS // 2
-"""Costs are rounded half up, once for the whole call: parts rounded apart would add up wrong."""
 
 UsdAmount = Decimal | float | int | str
 """USD as people and lists write them; a float means the digits that it is printed with."""
@@ -89,32 +82,6 @@ class Price(Rates, frozen=True, kw_only=True, omit_defaults=True, dict=True):
 
     tiers: tuple[Tier, ...] = ()
     """What long prompts cost, by ascending starts."""
-
-    def cost(self, usage: Usage) -> int:
-        """What a call with this usage costs, in nano-USD."""
-        rates = self.at(usage.prompt_tokens) if self.tiers else self
-        cached, reasoning = usage.cached_tokens, usage.reasoning_tokens
-        priced = (
-            (usage.prompt_tokens - cached) * rates.input
-            + cached * rates.cached_input
-            + (usage.output_tokens - reasoning) * rates.output
-            + reasoning * rates.reasoning
-        )
-        return (priced + _HALF) // PRICED_TOKENS
-
-    def estimate(self, prompt_tokens: int, output_tokens: int) -> int:
-        """The most that a call with just so many tokens can cost, in nano-USD."""
-        rates = self.at(prompt_tokens) if self.tiers else self
-        priced = prompt_tokens * max(rates.input, rates.cached_input)
-        priced += output_tokens * max(rates.output, rates.reasoning)
-        return (priced + _HALF) // PRICED_TOKENS
-
-    def at(self, prompt_tokens: int) -> Rates:
-        """The rates that all tokens of a call with such a prompt are sold at."""
-        for tier in reversed(self.tiers):
-            if prompt_tokens > tier.start:
-                return tier.rates
-        return self
 
     @functools.cached_property
     def text(self) -> str:

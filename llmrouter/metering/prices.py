@@ -2,13 +2,14 @@
 
 In router.toml a price stands with a deployment, or with a model for all of its deployments.
 
-`price` says what a price is and what it makes of a call's tokens, `pricelist` what the list knows;
-both are asked for here, so that nobody else has to know which is where.
+`price` says what a price is, `costs` what it makes of a call's tokens, `pricelist` what the list
+knows; prices are asked for here, so that nobody else has to know which is where.
 """
 
 import msgspec
 
 from llmrouter.contracts.call import Usage
+from llmrouter.metering import costs
 from llmrouter.metering.price import Price, dearest
 from llmrouter.metering.pricelist import (
     AllOf,
@@ -82,4 +83,4 @@ class PriceBook:
     def typical(self, model: str, upstream: str, upstream_model: str) -> int | None:
         """What a typical call costs there, in nano-USD; None where there is no price."""
         price = self.price(model, upstream, upstream_model)
-        return None if price is None else price.cost(TYPICAL)
+        return None if price is None else costs.cost(price, TYPICAL)

@@ -19,6 +19,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from llmrouter.metering.facts import Began, Boot, Counts, Ended, Folded, Interrupted, Position
 from llmrouter.metering.follow import Following, read_header
@@ -30,8 +31,12 @@ __all__ = [
     "Began", "Boot", "Counts", "Damaged", "Ended", "Folded", "Interrupted", "Position", "Tail",
 ]  # fmt: skip
 
-POLL_RECORDS = 5_000  # a few milliseconds of decoding, for which the caller's loop stands still
-LISTING_POLLS = 20  # two files made within one tick of the clock leave one mtime: list at times
+POLL_RECORDS: Final = (
+    5_000  # a few milliseconds of decoding, for which the caller's loop stands still
+)
+LISTING_POLLS: Final = (
+    20  # two files made within one tick of the clock leave one mtime: list at times
+)
 
 
 @dataclass

@@ -7,26 +7,28 @@ The output is foreseen per key and model by an envelope that rises half-way to w
 falls slowly below it, so that it settles near a high quantile: that many calls need no more.
 """
 
-FIRST_OUTPUT = 1_000
+from typing import Final
+
+FIRST_OUTPUT: Final = 1_000
 """Output tokens held for a key's first call to a model, where it does not ask for fewer."""
-MILLI_BYTES_PER_TOKEN = 3_500
+MILLI_BYTES_PER_TOKEN: Final = 3_500
 """Of a prompt in its JSON body, until an upstream has said how many tokens a body had."""
-MILLI_BYTES_MAX = 16_000
+MILLI_BYTES_MAX: Final = 16_000
 """No text has more bytes to a token: else a body padded with white space would make all prompts of
 its model free to whoever leaves before they are counted."""
-MILLI_TOKENS_PER_EVENT = 1_000
+MILLI_TOKENS_PER_EVENT: Final = 1_000
 """Most upstreams send a token an event."""
-MILLI_TOKENS_MAX = 256_000
+MILLI_TOKENS_MAX: Final = 256_000
 """No event is learned to have more: that would be what was not shown, and is in none."""
-OUTPUT_LEARNED_MAX = 128_000
+OUTPUT_LEARNED_MAX: Final = 128_000
 """Longer answers teach no more, so that one wrong report does not hold whole limits for days."""
-SLICE = 256
+SLICE: Final = 256
 """Output tokens by which the hold of a running stream grows."""
-MODELS_MAX = 4_096
+MODELS_MAX: Final = 4_096
 """Models, and pairs of key and model, that are remembered; callers choose the names."""
-FALL = 64
+FALL: Final = 64
 """Below the envelope it falls by one part in so many of the distance: five calls in six fit it."""
-_EVENTS_MIN = 8  # shorter streams are mostly frame: they say little about the rest
+_EVENTS_MIN: Final = 8  # shorter streams are mostly frame: they say little about the rest
 
 
 class Estimator:

@@ -15,6 +15,7 @@ Invariant: nothing here waits, and `free` is never negative between two calls of
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from llmrouter.contracts.rule import Scope
 from llmrouter.quota.lease import (
@@ -27,6 +28,7 @@ from llmrouter.quota.lease import (
     Amounts,
     Lease,
     Refusal,
+    amount_of,
     unit_of,
 )
 from llmrouter.quota.messages import (
@@ -52,9 +54,9 @@ __all__ = [
     "Leases", "Refusal",
 ]  # fmt: skip
 
-ACCOUNTS_MAX = 8_192
+ACCOUNTS_MAX: Final = 8_192
 """Pairs of key and model that are remembered; callers choose the names."""
-EVERYTHING = 1 << 62
+EVERYTHING: Final = 1 << 62
 """What a lease owes whose rule counts otherwise now."""
 
 Answered = Callable[[Refusal | None], None]
@@ -178,10 +180,10 @@ class Leases:
     def reserve(self, account: Account, amounts: Amounts, now_ms: int) -> bool:
         """Take what a call needs from all its leases; False, and nothing taken, if one is short."""
         for lease in account.gating:
-            if lease.free < amounts[lease.unit]:
+            if lease.free < amount_of(amounts, lease.unit):
                 return False
         for lease in account.gating:
-            lease.free = free = lease.free - amounts[lease.unit]
+            lease.free = free = lease.free - amount_of(amounts, lease.unit)
             if free < lease.low and not lease.asking:
                 self._ask_ahead(lease, now_ms)
         if account.counted:
@@ -191,7 +193,7 @@ class Leases:
     def refusal(self, account: Account, amounts: Amounts, now_ms: int) -> Refusal | None:
         """Why a call is refused without asking anybody, if it is."""
         for lease in account.gating:
-            amount = amounts[lease.unit]
+            amount = amount_of(amounts, lease.unit)
             if lease.free < amount and (refused := lease.refuses(amount, now_ms)) is not None:
                 return Refusal(lease, refused, amount)
         return None
@@ -212,7 +214,7 @@ class Leases:
         asked = _Asked(account, amounts, answered, at_once=at_once)
         self._id += 1
         asked.id = self._id
-        short = [lease for lease in account.gating if lease.free < amounts[lease.unit]]
+        short = [lease for lease in account.gating if lease.free < amount_of(amounts, lease.unit)]
         self._ask(asked, short, now_ms)
         return asked.id
 
@@ -227,7 +229,7 @@ class Leases:
         self._give_back_all(leases)
         asks = []
         for lease in leases:
-            amount = asked.amounts[lease.unit]
+            amount = amount_of(asked.amounts, lease.unit)
             lease.pace(amount, now_ms)
             asks.append(Ask(lease.name, amount, max(amount, lease.wanted)))
         asked.leases = leases
@@ -249,7 +251,7 @@ class Leases:
         """Give amounts back to leases; a negative one takes, beyond what is free if need be."""
         forced: list[Amount] = []
         for lease in leases:
-            amount = amounts[lease.unit]
+            amount = amount_of(amounts, lease.unit)
             if not amount:
                 continue
             free = lease.free + amount
@@ -353,7 +355,7 @@ class Leases:
             assert not asked.whole, "what was granted cannot have gone elsewhere"
             asked.whole = True
             gating = asked.account.gating
-            self._ask(asked, [one for one in gating if asked.amounts[one.unit]], now_ms)
+            self._ask(asked, [one for one in gating if amount_of(asked.amounts, one.unit)], now_ms)
             return
         for lease in granted:
             self._keep(lease)
@@ -363,7 +365,7 @@ class Leases:
     def _on_refused(self, message: Refused) -> None:
         asked = self._asked.pop(message.id)
         lease = self._leases[message.bucket]
-        wanted = asked.amounts[lease.unit]
+        wanted = amount_of(asked.amounts, lease.unit)
         lease.left, lease.left_at_ms = message.left, message.at_ms
         if message.full or message.reason in (Reason.SPENT, Reason.OCCUPIED):
             lease.closed, lease.closed_least = message, wanted
@@ -389,7 +391,7 @@ class Leases:
             if waiting.answered is not None:
                 lease = waiting.leases[0]
                 gone = Refused(0, lease.name, Reason.HELD, lease.left, lease.left_at_ms)
-                waiting.answered(Refusal(lease, gone, waiting.amounts[lease.unit]))
+                waiting.answered(Refusal(lease, gone, amount_of(waiting.amounts, lease.unit)))
 
     def _send(self, message: ToLedger) -> None:
         if self.alone:

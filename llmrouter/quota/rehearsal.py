@@ -9,7 +9,7 @@ that wait at a bucket stand before a new one.
 from collections.abc import Iterable
 
 from llmrouter.quota.bucket import Saved, bucket_of
-from llmrouter.quota.lease import Account, Amounts, Lease, Refusal
+from llmrouter.quota.lease import Account, Amounts, Lease, Refusal, amount_of
 from llmrouter.quota.ledger import Entry, Standing
 from llmrouter.quota.messages import Ask
 from llmrouter.quota.verdict import Verdict, Waiter, verdict
@@ -53,7 +53,7 @@ class Rehearsal:
         """
         short: list[tuple[Lease, int, Verdict]] = []
         for lease in account.gating:
-            amount, entry = amounts[lease.unit], self._entry(lease)
+            amount, entry = amount_of(amounts, lease.unit), self._entry(lease)
             if amount and entry.balance(self.at_ms) < amount:
                 ask = Ask(lease.name, amount, amount)
                 short.append((lease, amount, verdict(self._waiter, entry, ask, self.at_ms)))

@@ -17,14 +17,15 @@ Each proves an open deployment by probes of its own, unless it hears first that 
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from llmrouter.routing.window import Window
 
-_CALLS_MIN = 20
+_CALLS_MIN: Final = 20
 """An error rate over fewer attempts than these says nothing."""
-_PROBES = 1 + 2 + 4
+_PROBES: Final = 1 + 2 + 4
 """That must succeed, one, two and four at a time."""
-_UNJUDGED = -1
+_UNJUDGED: Final = -1
 """The spell of an attempt that was not allowed: what comes of it proves nothing."""
 
 
@@ -62,7 +63,7 @@ class Event(enum.Enum):
     """All probes succeeded, here or at another worker."""
 
 
-_NEXT: Mapping[State, Mapping[Event, State]] = {
+_NEXT: Final[Mapping[State, Mapping[Event, State]]] = {
     State.CLOSED: {Event.TRIPPED: State.OPEN, Event.PROVED: State.CLOSED},
     State.OPEN: {
         Event.TRIPPED: State.OPEN,

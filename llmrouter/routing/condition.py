@@ -9,14 +9,15 @@ ended without one), and `leave`s once. Invariant: between `passes` and `enter` n
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from llmrouter.routing.breaker import Breaker, BreakerTerms, State
 from llmrouter.routing.latency import Latency
 from llmrouter.routing.report import Report
 
-_THROTTLED_MAX_S = 3600.0
+_THROTTLED_MAX_S: Final = 3600.0
 """An upstream that asks for more rest than this is asked again after an hour."""
-_TOLD_AGAIN_S = 1.0
+_TOLD_AGAIN_S: Final = 1.0
 """A rest that grows by less is not told again: each 429 of a burst adds a little."""
 
 

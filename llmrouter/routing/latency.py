@@ -7,10 +7,11 @@ trial is a call that waits.
 """
 
 import math
+from typing import Final
 
-_SEEN_TAU_S = 10.0
+_SEEN_TAU_S: Final = 10.0
 """In this time all but 1/e of the way to the present answers is gone..."""
-_UNSEEN_TAU_S = 60.0
+_UNSEEN_TAU_S: Final = 60.0
 """... and without any, all but 1/e of the height."""
 
 

@@ -6,11 +6,13 @@ What is earned and not used is kept for a while only, so that a long calm does n
 from whatever moment, repeats <= what is kept at most + share * first attempts since.
 """
 
-FLOOR = 10
+from typing import Final
+
+FLOOR: Final = 10
 """Repeats that need not be earned: few calls must be able to fail over, too."""
-_KEPT_FIRSTS = 1000
+_KEPT_FIRSTS: Final = 1000
 """Calls whose share is kept: all that run when an upstream goes away may need to be repeated."""
-_PARTS = 1_000_000
+_PARTS: Final = 1_000_000
 """Of a repeat: whole numbers, so that no sum of shares is ever a little too much."""
 
 

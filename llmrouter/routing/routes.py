@@ -5,7 +5,7 @@ An exact name wins, then an alias, then the longest pattern; of two patterns as 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from llmrouter.contracts import patterns
 from llmrouter.errors import ModelNotFound
@@ -15,11 +15,11 @@ from llmrouter.routing.hedging import HedgeDelay
 from llmrouter.routing.repeats import Repeats
 from llmrouter.routing.strategy import Facts, Strategy
 
-_SHOWN_CHARS_MAX = 100
+_SHOWN_CHARS_MAX: Final = 100
 """Of a name that a caller chose and that goes into our answer."""
-NAMED_MAX = 256
+NAMED_MAX: Final = 256
 """Names under one pattern that are told apart."""
-RESTRICTED_MAX = 256
+RESTRICTED_MAX: Final = 256
 """Sets of required tags that a route is remembered for; they are those of router.toml."""
 
 
@@ -42,7 +42,7 @@ class Policy:
     """The most tokens that prompt and output can have together, as far as that is known."""
 
 
-DEFAULT_POLICY = Policy()
+DEFAULT_POLICY: Final = Policy()
 
 
 class Route:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrouter.contracts.call import Usage
+from llmrouter.metering import costs
 from llmrouter.metering.price import Price, Rates, Tier, UsdAmount, dearest, nano_usd, tiered
 
 GPT_4O = Price.of_usd("2.50", "1.25", "10.00")
@@ -126,7 +127,7 @@ def test_what_a_price_does_not_say_costs_what_its_whole_does() -> None:
     ],
 )
 def test_a_call_costs_its_tokens_at_their_prices(price: Price, usage: Usage, nano: int) -> None:
-    assert price.cost(usage) == nano
+    assert costs.cost(price, usage) == nano
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_a_call_costs_its_tokens_at_their_prices(price: Price, usage: Usage, nan
     ],
 )
 def test_a_long_prompt_moves_the_whole_call_to_its_tier(usage: Usage, nano: int) -> None:
-    assert LONG.cost(usage) == nano
+    assert costs.cost(LONG, usage) == nano
 
 
 @given(prices, usages())
@@ -167,7 +168,7 @@ def test_a_cost_is_the_exact_sum_rounded_once_half_up(price: Price, usage: Usage
             (usage.reasoning_tokens, reached[-1].reasoning),
         )
     )
-    assert price.cost(usage) == int(Decimal(exact).to_integral_value(ROUND_HALF_UP))
+    assert costs.cost(price, usage) == int(Decimal(exact).to_integral_value(ROUND_HALF_UP))
 
 
 # ---- estimates ------------------------------------------------------------------------------
@@ -189,12 +190,14 @@ def test_a_cost_is_the_exact_sum_rounded_once_half_up(price: Price, usage: Usage
 def test_an_estimate_takes_the_dearest_that_each_token_can_be(
     price: Price, prompt: int, nano: int
 ) -> None:
-    assert price.estimate(prompt, 100) == nano
+    assert costs.estimate(price, prompt, 100) == nano
 
 
 @given(prices, usages())
 def test_no_call_costs_more_than_its_estimate(price: Price, usage: Usage) -> None:
-    assert price.cost(usage) <= price.estimate(usage.prompt_tokens, usage.output_tokens)
+    assert costs.cost(price, usage) <= costs.estimate(
+        price, usage.prompt_tokens, usage.output_tokens
+    )
 
 
 @given(prices, prompts, tokens)
@@ -206,14 +209,14 @@ def test_an_estimate_is_no_more_than_some_call_costs(
         for c in (0, prompt)
         for r in (0, output)
     ]
-    assert max(map(price.cost, calls)) == price.estimate(prompt, output)
+    assert max(costs.cost(price, call) for call in calls) == costs.estimate(price, prompt, output)
 
 
 @given(prices, prompts, tokens, tokens)
 def test_an_estimate_for_more_output_is_no_lower(
     price: Price, prompt: int, output: int, more: int
 ) -> None:
-    assert price.estimate(prompt, output) <= price.estimate(prompt, output + more)
+    assert costs.estimate(price, prompt, output) <= costs.estimate(price, prompt, output + more)
 
 
 # ---- the dearest ----------------------------------------------------------------------------
@@ -222,11 +225,10 @@ def test_an_estimate_for_more_output_is_no_lower(
 @given(st.lists(prices, min_size=1, max_size=4), usages())
 def test_the_dearest_covers_all_of_them_whatever_is_used(many: list[Price], usage: Usage) -> None:
     top = dearest(many)
-    assert all(price.cost(usage) <= top.cost(usage) for price in many)
-    estimate = top.estimate(usage.prompt_tokens, usage.output_tokens)
-    assert all(
-        price.estimate(usage.prompt_tokens, usage.output_tokens) <= estimate for price in many
-    )
+    assert all(costs.cost(price, usage) <= costs.cost(top, usage) for price in many)
+    prompt, output = usage.prompt_tokens, usage.output_tokens
+    estimate = costs.estimate(top, prompt, output)
+    assert all(costs.estimate(price, prompt, output) <= estimate for price in many)
 
 
 @given(st.lists(prices, min_size=1, max_size=3), usages(), tokens, tokens)
@@ -234,10 +236,10 @@ def test_the_dearest_bounds_every_call_up_to_a_length(
     many: list[Price], usage: Usage, more_prompt: int, more_output: int
 ) -> None:
     """Also where a list has long prompts cost less: a strict budget knows but a bound of them."""
-    bound = dearest(many).estimate(
-        usage.prompt_tokens + more_prompt, usage.output_tokens + more_output
+    bound = costs.estimate(
+        dearest(many), usage.prompt_tokens + more_prompt, usage.output_tokens + more_output
     )
-    assert all(price.cost(usage) <= bound for price in many)
+    assert all(costs.cost(price, usage) <= bound for price in many)
 
 
 @given(st.lists(prices, min_size=1, max_size=3))
@@ -246,7 +248,7 @@ def test_the_dearest_has_each_tier_once_and_in_order(many: list[Price]) -> None:
     edges = [tier.start for tier in top.tiers]
     assert edges == sorted(set(edges))
     levels = [
-        [getattr(top.at(edge + 1), name) for name in Rates.__struct_fields__]
+        [getattr(costs.rates_at(top, edge + 1), name) for name in Rates.__struct_fields__]
         for edge in (-1, *edges)
     ]
     assert all(above != below for below, above in pairwise(levels))

@@ -3,6 +3,7 @@
 import socket
 import struct
 from collections.abc import Callable
+from typing import Final
 
 from llmrouter.daemon.demo import answers
 from llmrouter.daemon.demo.counters import Counters, Last
@@ -23,11 +24,11 @@ SETTINGS = ServerSettings(
     body_s=60,
     idle_s=300,  # longer than a pool in front keeps a connection, so that we never close first
 )
-COUNTERS_PATH = b"/demo/counters"
-LAST_PATH = b"/demo/last"
+COUNTERS_PATH: Final = b"/demo/counters"
+LAST_PATH: Final = b"/demo/last"
 
-_OTHER = "other"
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_OTHER: Final = "other"
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 class DemoConnection(ServerConnection):

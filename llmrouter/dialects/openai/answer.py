@@ -1,5 +1,7 @@
 """Plain answers: whether they are whole, and the usage out of them."""
 
+from typing import Final
+
 import msgspec
 
 from llmrouter.contracts.call import Usage
@@ -8,7 +10,7 @@ from llmrouter.dialects.openai.counts import NULL, Answer
 from llmrouter.dialects.openai.usage import usage_of
 from llmrouter.errors import UpstreamError
 
-_plain = msgspec.json.Decoder(Answer)
+_plain: Final = msgspec.json.Decoder(Answer)
 
 
 def read_usage(body: bytes) -> Usage | None:

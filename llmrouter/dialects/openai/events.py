@@ -6,14 +6,15 @@ walk over its values tells that, and makes nothing of them. All else is looked a
 """
 
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
 from llmrouter.dialects.openai import lenient
 
-MALFORMED = "the upstream sent an event that is not whole JSON"
+MALFORMED: Final = "the upstream sent an event that is not whole JSON"
 
-_DONE = b"[DONE]"
+_DONE: Final = b"[DONE]"
 
 
 def are_plain(walk: Callable[[bytes], object], block: bytes) -> bool:

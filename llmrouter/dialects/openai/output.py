@@ -6,23 +6,26 @@ ours makes the limit unknown.
 """
 
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
 from llmrouter.contracts.call import Operation
 from llmrouter.errors import InvalidRequest
 
-TOKENS_MAX = 2**31 - 1  # a 32-bit number holds every context there is
-CHOICES_MAX = 1_000  # of one prompt; the API has at most 128
-TOTAL_MAX = 10**12  # of all choices together; its cost still is a number of 64 bits
-COMMAS_MAX = 200_000  # in a list of prompts, which is decoded to be counted
+TOKENS_MAX: Final = 2**31 - 1  # a 32-bit number holds every context there is
+CHOICES_MAX: Final = 1_000  # of one prompt; the API has at most 128
+TOTAL_MAX: Final = 10**12  # of all choices together; its cost still is a number of 64 bits
+COMMAS_MAX: Final = 200_000  # in a list of prompts, which is decoded to be counted
 
 # An attribute of an enumeration costs 50 ns, and this stands on the path of every call.
-_CHAT, _COMPLETION = Operation.CHAT, Operation.COMPLETION
-_EMBEDDING, _RESPONSE = Operation.EMBEDDING, Operation.RESPONSE
-_OVERRULING = "n_predict"
+CHAT: Final[Operation] = Operation.CHAT
+COMPLETION: Final[Operation] = Operation.COMPLETION
+EMBEDDING: Final[Operation] = Operation.EMBEDDING
+RESPONSE: Final[Operation] = Operation.RESPONSE
+_OVERRULING: Final = "n_predict"
 """Where llama.cpp finds this, it does not look at `max_tokens`."""
-MEMBERS: frozenset[str] = frozenset(
+MEMBERS: Final[frozenset[str]] = frozenset(
     {
         *("max_completion_tokens", "max_tokens", "max_output_tokens", _OVERRULING),
         *("n", "best_of", "prompt"),
@@ -30,22 +33,22 @@ MEMBERS: frozenset[str] = frozenset(
 )
 """All that is read here."""
 
-_DIGITS_MAX = 20  # of a number that is shown
-_number = msgspec.json.Decoder(int, strict=False)
-_elements = msgspec.json.Decoder(list[msgspec.Raw])
+_DIGITS_MAX: Final = 20  # of a number that is shown
+_number: Final = msgspec.json.Decoder(int, strict=False)
+_elements: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def most_tokens(
     operation: Operation, members: Mapping[str, msgspec.Raw], choices: int
 ) -> int | None:
     """The most tokens of all choices together; None if the call sets no limit that surely holds."""
-    if operation is _EMBEDDING:
+    if operation is EMBEDDING:
         return 0
-    if operation is _RESPONSE:
+    if operation is RESPONSE:
         most = _tokens(members, "max_output_tokens")
     else:
         most = _tokens(members, "max_tokens")
-        if operation is _CHAT:
+        if operation is CHAT:
             most = max(most, _tokens(members, "max_completion_tokens"))
     if most < 0 or (_OVERRULING in members and bytes(members[_OVERRULING]) != b"null"):
         return None
@@ -57,10 +60,10 @@ def most_tokens(
 
 def choices(operation: Operation, members: Mapping[str, msgspec.Raw]) -> int:
     """How many answers are generated, over all prompts."""
-    if operation is not _CHAT and operation is not _COMPLETION:
+    if operation is not CHAT and operation is not COMPLETION:
         return 1
     count = max(1, _choices(members, "n"), _choices(members, "best_of"))
-    if operation is _COMPLETION and "prompt" in members:
+    if operation is COMPLETION and "prompt" in members:
         count *= _prompts(bytes(members["prompt"]))
     return count
 

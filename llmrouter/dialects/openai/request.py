@@ -7,8 +7,10 @@ that we go by only in case (many readers, Go's among them, match names without r
 bytes that are not UTF-8 (a lax reader takes the quote behind half a character for part of it).
 """
 
+import functools
 import re
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
@@ -16,26 +18,33 @@ from llmrouter.contracts.call import Call, Operation
 from llmrouter.dialects.openai import output
 from llmrouter.errors import InvalidJson, InvalidRequest, UnsupportedParameter
 
-MODEL_CHARS_MAX = 256
-MEMBERS_MAX = 1_000  # each is looked at in turn; the API has about 40
-WRITTEN_BYTES_MAX = 65_536
+MODEL_CHARS_MAX: Final = 256
+MEMBERS_MAX: Final = 1_000  # each is looked at in turn; the API has about 40
+WRITTEN_BYTES_MAX: Final = 65_536
 """Of a body that is written anew, to see whether nothing else stands in it."""
-_STREAMED_USAGE_OPTION = {Operation.CHAT, Operation.COMPLETION}
+SOUND_MAX: Final = 1_024
+"""So many models, and sets of members, are remembered as sound: callers choose their names."""
+SOUND_CHARS_MAX: Final = 1_024
+"""Members whose names are longer together are not remembered."""
+_STREAMED_USAGE_OPTION: Final = {output.CHAT, output.COMPLETION}
 """Where a stream tells its usage only if `stream_options.include_usage` asks for it."""
-_SENSITIVE = frozenset({"model", "stream", "stream_options", "background"}) | output.MEMBERS
+_SENSITIVE: Final = frozenset({"model", "stream", "stream_options", "background"}) | output.MEMBERS
 """The members that decide what is served, counted or charged."""
-_SENSITIVE_OPTIONS = frozenset({"include_usage"})
-_DOT_ABOVE = "\u0307"  # what is left over of a capital I with a dot
-_SHOWN_CHARS_MAX = 100
+_SENSITIVE_OPTIONS: Final = frozenset({"include_usage"})
+_DOT_ABOVE: Final = "\u0307"  # what is left over of a capital I with a dot
+_SHOWN_CHARS_MAX: Final = 100
 
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_text = msgspec.json.Decoder(str)
-_encode = msgspec.json.Encoder().encode
-_TRUE = msgspec.Raw(b"true")
-_NULL = msgspec.Raw(b"null")
-_MEMBER = re.compile(rb'[ \t\r\n]*[{,][ \t\r\n]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\r\n]*:[ \t\r\n]*')
-_END = re.compile(rb"[ \t\r\n]*}[ \t\r\n]*")
-_BOOLEANS = {b"true": True, b"false": False, b"null": False}
+_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_text: Final = msgspec.json.Decoder(str)
+_encode: Final = msgspec.json.Encoder().encode
+_TRUE: Final = msgspec.Raw(b"true")
+_NULL: Final = msgspec.Raw(b"null")
+_MEMBER: Final = re.compile(
+    rb'[ \t\r\n]*[{,][ \t\r\n]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\r\n]*:[ \t\r\n]*'
+)
+_END: Final = re.compile(rb"[ \t\r\n]*}[ \t\r\n]*")
+_BOOLEANS: Final = {b"true": True, b"false": False, b"null": False}
+_sound_names: Final[set[tuple[str, ...]]] = set()
 
 
 def read_call(operation: Operation, body: bytes) -> Call:
@@ -44,12 +53,15 @@ def read_call(operation: Operation, body: bytes) -> Call:
     Raises InvalidJson, InvalidRequest, UnsupportedParameter.
     """
     members = _decode_members(body)
-    _check_case(members, _SENSITIVE)
+    _check_names(members)
     spans = None if _is_plain(body, members) else _spans(body, members)
-    if operation is Operation.RESPONSE:
+    if operation is output.RESPONSE:
         _check_foreground(members)
-    stream = operation is not Operation.EMBEDDING and _flag(members, "stream")
-    model = _model(members)
+    stream = operation is not output.EMBEDDING and _flag(members, "stream")
+    raw_model = members.get("model")
+    if raw_model is None:
+        raise InvalidRequest("the member 'model' is missing; name a model", param="model")
+    model = _model(bytes(raw_model))
     choices = output.choices(operation, members)
     return Call(
         operation=operation,
@@ -105,6 +117,18 @@ def _is_plain(body: bytes, members: Mapping[str, msgspec.Raw]) -> bool:
     return not behind or behind.isspace()
 
 
+def _check_names(members: Mapping[str, msgspec.Raw]) -> None:
+    """Refuse a body with a name that readers may take for another; few bodies differ in names."""
+    names = tuple(members)
+    if names in _sound_names:
+        return
+    _check_case(members, _SENSITIVE)
+    if sum(map(len, names)) <= SOUND_CHARS_MAX:
+        if len(_sound_names) >= SOUND_MAX:
+            _sound_names.clear()
+        _sound_names.add(names)
+
+
 def _check_case(members: Mapping[str, msgspec.Raw], sensitive: frozenset[str]) -> None:
     """Refuse a name that some readers take for one of `sensitive`, and others do not."""
     names = "".join(members)
@@ -121,10 +145,9 @@ def _folded(name: str) -> str:
     return name.upper().casefold().replace(_DOT_ABOVE, "")
 
 
-def _model(members: Mapping[str, msgspec.Raw]) -> str:
-    raw = members.get("model")
-    if raw is None:
-        raise InvalidRequest("the member 'model' is missing; name a model", param="model")
+@functools.lru_cache(maxsize=SOUND_MAX)
+def _model(raw: bytes) -> str:
+    """The name that the member `model` is; a name that is refused is not remembered."""
     try:
         model = _text.decode(raw)
     except msgspec.DecodeError as error:

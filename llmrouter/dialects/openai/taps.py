@@ -5,6 +5,8 @@ A stream of chat or plain completions ends with the event `[DONE]`; one of respo
 error event is its last: the caller sees that event, and then that the answer is not whole.
 """
 
+from typing import Final
+
 import msgspec
 
 from llmrouter.contracts.call import Call, Usage
@@ -21,12 +23,14 @@ from llmrouter.dialects.openai.counts import (
 from llmrouter.dialects.openai.usage import usage_of
 from llmrouter.http1 import sse
 
-_TERMINAL = frozenset({b'"response.completed"', b'"response.incomplete"', b'"response.failed"'})
-_chunk = msgspec.json.Decoder(Chunk)
-_plain_chunk = msgspec.json.Decoder(PlainChunk).decode
-_response_event = msgspec.json.Decoder(ResponseEvent)
-_plain_response_event = msgspec.json.Decoder(PlainResponseEvent).decode
-_counts = msgspec.json.Decoder(Counts | None)
+_TERMINAL: Final = frozenset(
+    {b'"response.completed"', b'"response.incomplete"', b'"response.failed"'}
+)
+_chunk: Final = msgspec.json.Decoder(Chunk)
+_plain_chunk: Final = msgspec.json.Decoder(PlainChunk).decode
+_response_event: Final = msgspec.json.Decoder(ResponseEvent)
+_plain_response_event: Final = msgspec.json.Decoder(PlainResponseEvent).decode
+_counts: Final = msgspec.json.Decoder(Counts | None)
 
 
 class CompletionTap:

@@ -5,11 +5,13 @@ of it here keeps what `Usage` promises: the prompt includes what came from a cac
 includes reasoning.
 """
 
+from typing import Final
+
 from llmrouter.contracts.call import Usage
 from llmrouter.dialects.openai.counts import Costs, Counts
 from llmrouter.units import NANO_PER_USD
 
-_USD_MAX = 10**6
+_USD_MAX: Final = 10**6
 """Of what an upstream may claim for one call."""
 
 
