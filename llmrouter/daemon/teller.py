@@ -91,6 +91,8 @@ class Teller:
         self._orphans_moved = False
         self._freed: dict[str, set[str]] = {}
         """By orphan, the buckets that it claims less of than before."""
+        self.found = 0
+        """How many facts the last round found."""
         self._error: Exception | None = None
         self._said = ""
         self._lost = (0, 0)
@@ -194,6 +196,7 @@ class Teller:
             self._error = self._tail.error
         except UnknownFormat as error:
             facts, self._error = [], error
+        self.found = len(facts)
         for number, fact in enumerate(facts):
             if number % STRIDE == 0:
                 give_way()

@@ -12,6 +12,7 @@ counted to the end, they vanish; where that cannot be read, not before it can.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -38,12 +39,16 @@ from llmrouter.quota.rulebook import Bucketed, Rulebook
 
 _log = logging.getLogger(__name__)
 
-COUNT_EVERY_S = 0.05
+COUNT_EVERY_S = 0.25
+"""Late counting changes no balance, and an idle node should cost nothing."""
+BUSY_EVERY_S = 0.05
+"""After a round that found BUSY_FACTS, so that none stops the loop for long."""
+BUSY_FACTS = 500
 WAITING_EVERY_S = 0.01
 """How late a call that waits may be served, or told that it waits in vain."""
-LOOK_EVERY = 10
+LOOK_EVERY_S = 0.5
 """Looks whether boots of an earlier supervisor are still alive, and for journals that somebody has
-deleted: every so many rounds."""
+deleted."""
 
 
 class Treasury:
@@ -70,6 +75,7 @@ class Treasury:
         """Boots of our own workers."""
         self._ending: set[str] = set()
         """Those that are dead, and whose journal could not be read to the end."""
+        self._somebody_waits = asyncio.Event()
         self.asked = 0
         """How often workers have asked for parts of buckets."""
 
@@ -94,15 +100,28 @@ class Treasury:
             tasks.create_task(self._writing.run(), name="write behind")
 
     async def _keep_counting(self) -> None:
-        rounds = 0
+        loop = asyncio.get_running_loop()
+        looked_at_s = loop.time()
         while True:
-            await asyncio.sleep(WAITING_EVERY_S if self._desk.waiting else COUNT_EVERY_S)
+            await self._rest()
             self._teller.fold()
             self._free_of_orphans()
             self._desk.tick(self._now_ms())
-            rounds += 1
-            if rounds % LOOK_EVERY == 0:
+            if loop.time() >= looked_at_s + LOOK_EVERY_S:
                 self._look_for_the_dead()
+                looked_at_s = loop.time()
+
+    async def _rest(self) -> None:
+        """Let the time to the next round pass; it comes soon where a call waits."""
+        if self._desk.waiting:
+            await asyncio.sleep(WAITING_EVERY_S)
+            return
+        self._somebody_waits.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(
+                BUSY_EVERY_S if self._teller.found >= BUSY_FACTS else COUNT_EVERY_S
+            ):
+                await self._somebody_waits.wait()
 
     def close(self) -> None:
         """All workers are dead: count what is left, and write it."""
@@ -137,6 +156,8 @@ class Treasury:
             case Take():
                 self.asked += 1
                 desk.take(boot, message, now_ms)
+                if desk.waiting:
+                    self._somebody_waits.set()
             case GiveBack(amounts=amounts):
                 desk.give_back(boot, amounts, now_ms)
             case Force(amounts=amounts):

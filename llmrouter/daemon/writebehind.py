@@ -18,7 +18,8 @@ from llmrouter.contracts.store import Store, StoreError
 
 _log = logging.getLogger(__name__)
 
-WRITE_EVERY_S = 0.05
+WRITE_EVERY_S = 0.25
+"""What is not written yet, a restart reads from the journals again, but for a `Book`'s changes."""
 SYNC_EVERY_S = 1.0
 """A sync costs more than a write, and makes durable what the journals can restore for the most."""
 RETRY_S = 1.0

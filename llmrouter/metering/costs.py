@@ -18,12 +18,12 @@ def cost(price: Price, usage: Usage) -> int:
     """What a call with this usage costs, in nano-USD."""
     rates = rates_at(price, usage.prompt_tokens)
     cached, reasoning = usage.cached_tokens, usage.reasoning_tokens
-    priced = (
-        (usage.prompt_tokens - cached) * rates.input
-        + cached * rates.cached_input
-        + (usage.output_tokens - reasoning) * rates.output
-        + reasoning * rates.reasoning
-    )
+    priced = (usage.prompt_tokens - cached) * rates.input
+    priced += (usage.output_tokens - reasoning) * rates.output
+    if cached:  # most calls have neither, and a product beyond 31 bits is no small thing
+        priced += cached * rates.cached_input
+    if reasoning:
+        priced += reasoning * rates.reasoning
     return (priced + _HALF) // _PRICED
 
 
