@@ -39,11 +39,11 @@ from llmrouter.quota.rulebook import Bucketed, Rulebook
 
 _log = logging.getLogger(__name__)
 
-COUNT_EVERY_S = 0.25
-"""Late counting changes no balance, and an idle node should cost nothing."""
-BUSY_EVERY_S = 0.05
-"""After a round that found BUSY_FACTS, so that none stops the loop for long."""
-BUSY_FACTS = 500
+COUNT_EVERY_S = 0.05
+"""What was spent under a rate flows off only once it is counted."""
+IDLE_EVERY_S = 0.25
+"""The same after a round that found nothing, unless somebody asks: an idle node should cost little.
+"""
 WAITING_EVERY_S = 0.01
 """How late a call that waits may be served, or told that it waits in vain."""
 LOOK_EVERY_S = 0.5
@@ -75,7 +75,8 @@ class Treasury:
         """Boots of our own workers."""
         self._ending: set[str] = set()
         """Those that are dead, and whose journal could not be read to the end."""
-        self._somebody_waits = asyncio.Event()
+        self._was_asked = asyncio.Event()
+        """A worker has asked since the last round, or a little before."""
         self.asked = 0
         """How often workers have asked for parts of buckets."""
 
@@ -112,16 +113,16 @@ class Treasury:
                 looked_at_s = loop.time()
 
     async def _rest(self) -> None:
-        """Let the time to the next round pass; it comes soon where a call waits."""
+        """Let the time to the next round pass."""
         if self._desk.waiting:
             await asyncio.sleep(WAITING_EVERY_S)
-            return
-        self._somebody_waits.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(
-                BUSY_EVERY_S if self._teller.found >= BUSY_FACTS else COUNT_EVERY_S
-            ):
-                await self._somebody_waits.wait()
+        elif self._teller.found or self._was_asked.is_set():
+            self._was_asked.clear()
+            await asyncio.sleep(COUNT_EVERY_S)
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(IDLE_EVERY_S):
+                    await self._was_asked.wait()
 
     def close(self) -> None:
         """All workers are dead: count what is left, and write it."""
@@ -155,9 +156,8 @@ class Treasury:
         match message:
             case Take():
                 self.asked += 1
+                self._was_asked.set()
                 desk.take(boot, message, now_ms)
-                if desk.waiting:
-                    self._somebody_waits.set()
             case GiveBack(amounts=amounts):
                 desk.give_back(boot, amounts, now_ms)
             case Force(amounts=amounts):

@@ -103,6 +103,7 @@ class Node:
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     monkeypatch.setattr(module, "COUNT_EVERY_S", 0.001)
+    monkeypatch.setattr(module, "IDLE_EVERY_S", 0.001)
     monkeypatch.setattr(module, "LOOK_EVERY_S", 0.01)
     monkeypatch.setattr(writebehind, "WRITE_EVERY_S", 0.001)
     monkeypatch.setattr(writebehind, "RETRY_S", 0.001)
@@ -296,13 +297,13 @@ def test_another_limit_is_in_force_at_once_and_keeps_what_is_claimed(
 async def test_a_call_that_waits_is_answered_when_time_has_made_room(
     node: Node, monkeypatch: pytest.MonkeyPatch, comes_late: bool
 ) -> None:
-    """Also where it comes in the pause between two rounds, which is a long one then."""
+    """Also where it comes in the pause of an idle node, which is a long one then."""
     rule = parse_limit("requests=100/day,at_limit=queue,wait=1000s")
     node.book = Rulebook({ACME: (rule,)})
     treasury, writer = node.start(), Writer(node.directory, "a")
     treasury.worker_started("a")
     if comes_late:
-        monkeypatch.setattr(module, "COUNT_EVERY_S", 3_600.0)
+        monkeypatch.setattr(module, "IDLE_EVERY_S", 3_600.0)
 
     def come() -> None:
         treasury.hear("a", take(1, (REQUESTS, 100)))
