@@ -58,6 +58,20 @@ class JournalError(Exception):
     """The journals cannot be read; the message says where, why and what to do."""
 
 
+class _Sum:
+    """What one caller has spent in a minute, and the latest time at which."""
+
+    __slots__ = ("at_ms", "begin", "nano_usd", "requests", "tokens")
+
+    def __init__(self, begin: Begin) -> None:
+        self.begin = begin
+        """Of one of its calls: who calls, and what for."""
+        self.at_ms = 0
+        self.requests = 0
+        self.tokens = 0
+        self.nano_usd = 0
+
+
 class Teller:
     """The ledger, and how far the journals are counted in it.
 
@@ -82,8 +96,8 @@ class Teller:
         """Those whose position is to be deleted."""
         self._moved: set[str] = set()
         """Boots whose position has changed since it was last asked for."""
-        self._sums: dict[_Summed, list[int]] = {}
-        """Requests, tokens and nano-USD of this round, and the latest time at which."""
+        self._sums: dict[_Summed, _Sum] = {}
+        """What was spent in this round."""
         self._live: set[str] = set()
         """Boots of our own workers."""
         self._orphans: dict[str, dict[int, Charge]] = {}
@@ -215,13 +229,16 @@ class Teller:
     def _count(self, fact: Folded) -> None:
         match fact:
             case Ended():
-                self._sum(fact.boot, fact.begin, fact.end.at_ms, _spent(fact.end))
+                end = fact.end
+                tokens, nano_usd = _spent(end)
+                self._sum(fact.boot, fact.begin, end.at_ms, 0, tokens, nano_usd)
             case Began():
-                if fact.boot not in self._live:
-                    self._orphans.setdefault(fact.boot, {})
-                self._sum(fact.boot, fact.begin, fact.begin.at_ms, (1, 0, 0))
+                boot, begin = fact.boot, fact.begin
+                if boot not in self._live:
+                    self._orphans.setdefault(boot, {})
+                self._sum(boot, begin, begin.at_ms, 1, 0, 0)
             case Interrupted(boot=boot, begin=begin, hold=(tokens, nano_usd)):
-                self._sum(boot, begin, begin.at_ms, (0, tokens, nano_usd))
+                self._sum(boot, begin, begin.at_ms, 0, tokens, nano_usd)
             case Damaged():
                 where = fact.path, fact.offset, fact.length
                 _log.error("journal=%s damaged at byte %d: %d bytes cannot be read", *where)
@@ -230,37 +247,40 @@ class Teller:
             case _:
                 assert_never(fact)
 
-    def _sum(self, boot: str, begin: Begin, at_ms: int, spent: tuple[int, int, int]) -> None:
+    def _sum(
+        self, boot: str, begin: Begin, at_ms: int, requests: int, tokens: int, nano_usd: int
+    ) -> None:
         """Add to what the same caller has spent in the same minute: a bucket is charged once."""
-        who = (boot, begin.org, begin.team, begin.user, begin.key_id, begin.model)
-        name = (*who, begin.instead_of, begin.rules, at_ms // _MINUTE_MS)
-        sums = self._sums.get(name)
-        if sums is None:
-            self._sums[name] = [*spent, at_ms]
-            return
-        requests, tokens, nano_usd = spent
-        sums[0] += requests
-        sums[1] += tokens
-        sums[2] += nano_usd
-        sums[3] = max(sums[3], at_ms)  # the later drains the later: never too much is given back
+        name = (
+            boot, begin.org, begin.team, begin.user, begin.key_id, begin.model, begin.instead_of,
+            begin.rules, at_ms // _MINUTE_MS,
+        )  # fmt: skip
+        found = self._sums.get(name)
+        if found is None:
+            found = self._sums[name] = _Sum(begin)
+        found.requests += requests
+        found.tokens += tokens
+        found.nano_usd += nano_usd
+        if at_ms > found.at_ms:  # the later drains the later: never too much is given back
+            found.at_ms = at_ms
 
     def _charge_sums(self) -> None:
         now_ms = self._now_ms()
-        for who, (requests, tokens, nano_usd, at_ms) in self._sums.items():
-            boot, org, team, user, key_id, model, instead_of, rules, _ = who
+        for (boot, *_), spent in self._sums.items():
+            begin = spent.begin
             charge = Charge(
                 holder=boot,
-                org=org,
-                team=team,
-                user=user,
-                key_id=key_id,
-                model=model,
-                at_ms=at_ms,
-                rules=rules,
-                requests=requests,
-                tokens=tokens,
-                nano_usd=nano_usd,
-                instead_of=instead_of,
+                org=begin.org,
+                team=begin.team,
+                user=begin.user,
+                key_id=begin.key_id,
+                model=begin.model,
+                at_ms=spent.at_ms,
+                rules=begin.rules,
+                requests=spent.requests,
+                tokens=spent.tokens,
+                nano_usd=spent.nano_usd,
+                instead_of=begin.instead_of,
             )
             self.ledger.charge(charge, now_ms, is_live=boot in self._live)
             self._moved.add(boot)
@@ -298,14 +318,14 @@ class Teller:
         return (found.bucket for found in applying)
 
 
-def _spent(end: End) -> tuple[int, int, int]:
-    """Requests (counted at its begin), tokens and nano-USD, of all attempts of a call."""
+def _spent(end: End) -> tuple[int, int]:
+    """Tokens and nano-USD of all attempts of a call; its request was counted at its begin."""
     usage = end.usage
     tokens, nano_usd = usage.prompt_tokens + usage.output_tokens, end.cost_nano_usd or 0
     for other in end.others:
         tokens += other.usage.prompt_tokens + other.usage.output_tokens
         nano_usd += other.cost_nano_usd or 0
-    return 0, tokens, nano_usd
+    return tokens, nano_usd
 
 
 def _held_by(boot: str, begin: Begin, tokens: int, nano_usd: int) -> Charge:

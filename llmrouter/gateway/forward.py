@@ -88,11 +88,11 @@ class Forwarder:
             if attempt.is_suspect:
                 suspects = (*suspects, attempt)
             meter.gave_nothing = not attempt.may_be_billed
-            following = self._attempts(exchange, route, attempt).next_after(
-                failure.kind, attempt.deployment, self._clock()
-            )
+            attempts = self._attempts(exchange, route, attempt)
+            following = attempts.next_after(failure.kind, attempt.deployment, self._clock())
             if following is None and _waits_for_place(failure, route) and not waits:
-                following, waits = Next(attempt.deployment, 0.0), True
+                following = Next(attempt.deployment, 0.0)
+                waits = attempts.has_waited = True
             if following is None or not await self._comes_to(following, attempt, meter):
                 raise Unserved(failure, attempt)
             meter.passed_over(attempt)

@@ -30,6 +30,18 @@ TOKENS_MAX: Final = 10**12
 NANO_USD_MAX: Final = 10**15
 """More than that is nonsense for one call, and sums of it would not fit 64 bits."""
 
+# Where they stand in a `Tally`.
+_CALLS: Final = 0
+_ERRORS: Final = 1
+_ESTIMATED: Final = 2
+_INTERRUPTED: Final = 3
+_UNPRICED: Final = 4
+_REPORTED: Final = 5
+_PROMPT_TOKENS: Final = 6  # and those of other kinds behind it
+_COST: Final = 10
+_REPORTED_COST: Final = 11
+_OTHER_ATTEMPTS: Final = 12
+
 Names = tuple[str | int, ...]
 
 
@@ -85,22 +97,30 @@ def amounts(end: End) -> tuple[int | None, ...]:
     )
 
 
-def tally(end: End) -> tuple[int, ...]:
-    """What one row adds to the totals, in the order of a `Tally`."""
-    cost, reported = _money(end.cost_nano_usd), _money(end.usage.cost_nano_usd)
-    is_call = end.attempts > 0
-    return (
-        is_call,
-        is_error(end),
-        end.estimated,
-        end.outcome == INTERRUPTED,
-        cost is None,
-        reported is not None,
-        *_tokens(end.usage),
-        cost or 0,
-        reported or 0,
-        not is_call,
-    )
+def add(sums: list[int], end: End) -> None:
+    """Add one row to the totals, which are in the order of a `Tally`."""
+    usage, cost = end.usage, _money(end.cost_nano_usd)
+    reported = _money(usage.cost_nano_usd)
+    if end.attempts > 0:
+        sums[_CALLS] += 1
+        if is_error(end):
+            sums[_ERRORS] += 1
+    else:
+        sums[_OTHER_ATTEMPTS] += 1
+    if end.estimated:
+        sums[_ESTIMATED] += 1
+    if end.outcome == INTERRUPTED:
+        sums[_INTERRUPTED] += 1
+    if cost is None:
+        sums[_UNPRICED] += 1
+    else:
+        sums[_COST] += cost
+    if reported is not None:
+        sums[_REPORTED] += 1
+        sums[_REPORTED_COST] += reported
+    for at, tokens in enumerate(_tokens(usage), _PROMPT_TOKENS):
+        if tokens:
+            sums[at] += tokens
 
 
 def _apart(end: End) -> Iterator[End]:

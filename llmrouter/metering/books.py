@@ -12,14 +12,14 @@ Deliberately absent: a clock, and a thread (one at a time uses a `Books`).
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from llmrouter.metering.bookfile import failures_named, open_to_write, transaction
-from llmrouter.metering.booking import Names, amounts, booked, how, tally, what, who
+from llmrouter.metering.booking import Names, add, amounts, booked, how, what, who
 from llmrouter.metering.records import Begin, End
 from llmrouter.metering.tail import Folded, Position
 from llmrouter.metering.tally import Tally
@@ -76,12 +76,14 @@ _ADD_HOURS, _ADD_DAYS = _for_totals("hours"), _for_totals("days")
 class Books:
     """The books of one node, for the one process that writes them; made if there are none."""
 
-    __slots__ = ("_db", "_ids", "_path")
+    __slots__ = ("_all_ids", "_db", "_ids", "_path")
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._db = open_to_write(path)
         self._ids: dict[str, dict[Names, int]] = {table: {} for table in _NAMES}
+        self._all_ids: dict[tuple[object, ...], tuple[int, int, int, int]] = {}
+        """Who, what, how and priced, by all that these are made of."""
 
     def __repr__(self) -> str:
         return f"<Books {self._path}>"
@@ -144,7 +146,7 @@ class Books:
         for begin, end in booked(facts):
             ids = self._ids_of(begin, end)
             rows.append((end.at_ms, end.request_id, *ids, *amounts(end)))
-            _add(hours, (_start(end.at_ms, HOUR_MS), ids[0], ids[1]), tally(end))
+            add(_sums(hours, (_start(end.at_ms, HOUR_MS), ids[0], ids[1])), end)
             count += 1
             if len(rows) == STRIDE:
                 self._db.executemany(_INSERT_CALL, rows)
@@ -153,18 +155,32 @@ class Books:
         self._db.executemany(_INSERT_CALL, rows)
         days: _Totals = {}
         for (start_ms, who_id, what_id), sums in hours.items():
-            _add(days, (_start(start_ms, DAY_MS), who_id, what_id), sums)
+            of_day = _sums(days, (_start(start_ms, DAY_MS), who_id, what_id))
+            for at, more in enumerate(sums):
+                of_day[at] += more
         self._db.executemany(_ADD_HOURS, [(*key, *sums) for key, sums in hours.items()])
         self._db.executemany(_ADD_DAYS, [(*key, *sums) for key, sums in days.items()])
         return count
 
     def _ids_of(self, begin: Begin, end: End) -> tuple[int, int, int, int]:
-        return (
-            self._id("who", who(begin)),
-            self._id("what", what(begin, end)),
-            self._id("how", how(begin, end)),
-            self._id("priced", (end.price or "",)),
-        )
+        """Most calls are like others in all of this: one look is for them."""
+        like = (
+            begin.org, begin.team, begin.user, begin.key_id,
+            begin.model, begin.deployment, begin.upstream, begin.dialect, begin.operation,
+            begin.stream, end.deployment, end.upstream,
+            end.status, end.outcome, end.error_code, end.attempts, end.estimated, end.price,
+        )  # fmt: skip
+        ids = self._all_ids.get(like)
+        if ids is None:
+            if len(self._all_ids) >= IDS_MAX:
+                self._all_ids.clear()
+            ids = self._all_ids[like] = (
+                self._id("who", who(begin)),
+                self._id("what", what(begin, end)),
+                self._id("how", how(begin, end)),
+                self._id("priced", (end.price or "",)),
+            )
+        return ids
 
     def _id(self, table: str, names: Names) -> int:
         ids = self._ids[table]
@@ -184,7 +200,8 @@ class Books:
             with failures_named(self._path), transaction(self._db):
                 yield
         except BaseException:
-            for ids in self._ids.values():  # new ones went with the transaction
+            self._all_ids.clear()  # new ones went with the transaction
+            for ids in self._ids.values():
                 ids.clear()
             raise
 
@@ -194,11 +211,8 @@ def _start(at_ms: int, of_ms: int) -> int:
     return at_ms - at_ms % of_ms
 
 
-def _add(totals: _Totals, key: tuple[int, int, int], sums: Sequence[int]) -> None:
-    before = totals.get(key)
-    if before is None:
-        totals[key] = list(sums)
-        return
-    for at, more in enumerate(sums):
-        if more:
-            before[at] += more
+def _sums(totals: _Totals, key: tuple[int, int, int]) -> list[int]:
+    sums = totals.get(key)
+    if sums is None:
+        sums = totals[key] = [0] * len(Tally.__struct_fields__)
+    return sums

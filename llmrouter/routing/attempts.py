@@ -4,6 +4,8 @@ A failure leads to another deployment of the model, at once; when all that can b
 tried, to one of them again, after a pause; and then, or instead, to another model, which the caller
 of this decides (`may_fall_back`). Where other models stand ready, the last attempt is left to them.
 A deployment that was full counts as not tried as soon as another has failed: it may have room now.
+If it has none again and one attempt is left, and no other model stands ready, nothing follows: then
+a place there is to be waited for (`has_waited`), before what has failed is tried once more.
 
 Two bounds hold whatever fails: attempts a call, and repeats of all calls to the model that was
 asked for. Pure; made only for calls that have failed once.
@@ -44,6 +46,7 @@ class Attempts:
         "_route",
         "_tried",
         "count",
+        "has_waited",
     )
 
     def __init__(
@@ -57,6 +60,8 @@ class Attempts:
         """When the time of all its attempts together is over."""
         self.count = 0
         """Attempts that were made, but for the one that runs."""
+        self.has_waited = False
+        """A place at a full deployment was waited for."""
         # for the model that is tried
         self._facts = facts
         self._route = route
@@ -155,13 +160,14 @@ class Attempts:
         return Next(self._route.strategy.choose(usable, now_s, self._facts), 0.0)
 
     def _again(self, kind: FailureKind, now_s: float, left_s: float) -> Next | None:
-        """One that was tried, but where that may help; not if the last attempt is another model's.
+        """One that was tried, but where that may help; not if the last attempt is for others.
 
         One that rests until a moment it has named is waited for.
         """
         policy = self._asked.policy
         others_stand_ready = bool(policy.fallbacks) and self._asked.falls_back_on(kind)
-        if others_stand_ready and self.count + 1 >= policy.attempts_max:
+        place_is_left = bool(self._full) and not policy.fallbacks and not self.has_waited
+        if (others_stand_ready or place_is_left) and self.count + 1 >= policy.attempts_max:
             return None
         pause = pause_s(self.count, self._random())
         again = [one for one in self._route.deployments if self._may_be_again(one)]

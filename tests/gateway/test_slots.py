@@ -127,6 +127,33 @@ async def test_one_that_failed_once_is_tried_again_before_a_place_is_waited_for(
         assert (await before).status == 200
 
 
+@pytest.mark.parametrize("comes_free", [True, False])
+async def test_before_its_last_attempt_a_call_waits_for_a_place_at_the_one_that_has_not_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comes_free: bool
+) -> None:
+    """If none comes free in time, what has failed is tried once more."""
+    if not comes_free:
+        monkeypatch.setattr("tests.support.gateway.PLACE_WAIT_MS", 60)
+    busy = Busy()
+    async with one_place(
+        tmp_path,
+        [Wait(busy), plain("first")],
+        others={"up2": [[refusing(503)], [refusing(503)], [plain()]]},
+        policies={"gpt": Policy(attempts_max=3)},
+    ) as stage:
+        before = stage.begin(stage.chat())
+        await stage.asked(1)
+        other = stage.begin(stage.chat())
+        await stage.asked(2, "up2")
+        await until(lambda: stage.node.desk.waiting == 1, "it does not wait")
+        if comes_free:
+            busy.set()
+        answered_by = b"up/gpt" if comes_free else b"up2/gpt"
+        assert (await other).headers[b"x-llmrouter-deployment"] == answered_by
+        busy.set()
+        assert (await before).status == 200
+
+
 async def test_who_waits_too_long_for_a_place_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

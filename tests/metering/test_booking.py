@@ -17,7 +17,6 @@ from llmrouter.metering.booking import (
     booked,
     how,
     is_error,
-    tally,
     what,
     who,
 )
@@ -26,6 +25,7 @@ from llmrouter.metering.tail import Began, Damaged, Ended, Folded, Interrupted
 from llmrouter.metering.tally import Tally
 from tests.metering.test_books import any_fact, tally_of
 from tests.metering.test_records import a_begin, an_attempt, an_end
+from tests.metering.test_tally import tally
 
 BEGIN = replace(a_begin(), deployment="a/small", upstream="a")
 OTHER = Attempt(
@@ -51,8 +51,7 @@ def rows(*facts: Folded) -> list[End]:
 
 def added(facts: Sequence[Folded]) -> Tally:
     """The sum of what each row adds."""
-    tallies = [tally(end) for _, end in booked(facts)]
-    return Tally(*map(sum, zip(*tallies, strict=True))) if tallies else Tally()
+    return tally(*(end for _, end in booked(facts)))
 
 
 @given(st.lists(any_fact, max_size=20))
@@ -150,7 +149,7 @@ def test_what_counts_as_an_error(status: int, outcome: str, attempts: int, faile
     end = replace(an_end(), status=status, outcome=outcome, attempts=attempts)
 
     assert is_error(end) is how(BEGIN, end)[-1] is failed
-    assert Tally(*tally(end)).errors == failed
+    assert tally(end).errors == failed
 
 
 def test_names_that_are_absent_are_empty() -> None:

@@ -137,6 +137,33 @@ def test_one_that_was_full_is_looked_at_anew_whenever_another_has_failed() -> No
     assert attempts.count == 3
 
 
+def test_before_the_last_attempt_a_place_at_a_full_one_is_waited_for() -> None:
+    route = a_route(count=2, policy=Policy(attempts_max=2, repeats_share=1.0))
+    attempts = attempts_at(route)
+    a, b = route.deployments
+    assert attempts.next_after(K.SATURATED, a, 0.0) == Next(b, 0.0)
+    assert attempts.next_after(K.BROKEN, b, 0.0) == Next(a, 0.0)
+    assert attempts.next_after(K.SATURATED, a, 0.0) is None
+    assert attempts.may_go_on()
+    attempts.has_waited = True
+    assert attempts.next_after(K.SATURATED, a, 2.0) == Next(b, 0.05)
+    assert attempts.next_after(K.BROKEN, b, 2.1) is None
+
+
+def test_no_place_is_waited_for_where_another_model_stands_ready() -> None:
+    policy = Policy(
+        attempts_max=2,
+        repeats_share=1.0,
+        fallbacks=("n",),
+        fallback_on=frozenset({FallbackOn.CONTEXT_LENGTH}),
+    )
+    attempts = attempts_at(route := a_route(count=2, policy=policy))
+    a, b = route.deployments
+    assert attempts.next_after(K.SATURATED, a, 0.0) == Next(b, 0.0)
+    assert attempts.next_after(K.BROKEN, b, 0.0) == Next(a, 0.0)
+    assert attempts.next_after(K.SATURATED, a, 0.0) == Next(b, 0.05)
+
+
 def test_one_that_was_full_is_tried_last_where_the_other_is_barred() -> None:
     route = a_route(count=2)
     attempts = attempts_at(route)
