@@ -6,6 +6,7 @@ What it gives to the caller is a `Reply`; what went wrong is a `Failure`, and ot
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -50,6 +51,7 @@ class Attempt:
         "_slot",
         "_spell",
         "_timeouts",
+        "asked_at",
         "began_at",
         "deployment",
         "failure",
@@ -87,6 +89,8 @@ class Attempt:
         self._condition = condition = deployment.condition
         self.began_at = now = loop.time()
         """On the loop's clock."""
+        self.asked_at = now
+        """The same, but once it had its place at the upstream: what it waited for is ours."""
         self._spell = condition.enter(now)
 
     def __repr__(self) -> str:
@@ -145,10 +149,13 @@ class Attempt:
         upstream = self.upstream
         if upstream.slots is not None:
             try:
-                self._slot = upstream.slots.take_here() or await upstream.slots.take(waits=waits)
+                self._slot = upstream.slots.take_here()
+                if self._slot is None:
+                    self._slot = await upstream.slots.take(waits=waits)
+                    self._note_wait()
             except RouterError as error:  # the ledger is gone
                 return self._fail(Failure(kind=FailureKind.SATURATED, error=error))
-            if self._slot is None:
+            if self._slot is None or not self._may_be_sent():
                 return self._fail(_saturated(upstream))
         head, body = self._message()
         try:
@@ -157,6 +164,18 @@ class Attempt:
             return self._fail(unreachable(error, upstream))
         self._send(connection, head, body)
         return None
+
+    def _note_wait(self) -> None:
+        """What its place took is time of the call, and none of the upstream's."""
+        self.asked_at = self._loop.time()
+        left_s = self._timeouts.total_s - (self.asked_at - self.began_at)
+        self._timeouts = replace(self._timeouts, total_s=left_s)
+
+    def _may_be_sent(self) -> bool:
+        """Whether there is time left, and nobody has found out meanwhile that it is of no use."""
+        breaker = self._condition.breaker
+        is_open = breaker.spell != self._spell and not breaker.allows(self._loop.time())
+        return self._timeouts.total_s > 0 and not is_open
 
     async def run(self) -> Failure | None:
         """Start and finish it."""
@@ -181,7 +200,7 @@ class Attempt:
         if failure is not None:
             return self._fail(failure)
         condition, now = self._condition, self._loop.time()
-        condition.first_token(now - self.began_at, now)
+        condition.first_token(now - self.asked_at, now)
         if condition.is_probed():
             # The answer may last for minutes, and others wait for what its begin already proves.
             condition.succeeded(now, self._spell)
@@ -284,8 +303,8 @@ class Attempt:
 
     @property
     def running_s(self) -> float:
-        """How long ago it began."""
-        return self._loop.time() - self.began_at
+        """How long ago the upstream was asked."""
+        return self._loop.time() - self.asked_at
 
     async def leave(self, left: asyncio.CancelledError) -> None:
         """Its client has gone: hear the rest of the answer, to learn what was used."""

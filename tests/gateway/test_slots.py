@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from llmrouter.routing.breaker import BreakerTerms
+from llmrouter.routing.hedging import HedgeDelay
 from llmrouter.routing.routes import Policy
 from tests.support.gateway import At, Stage, error_of, limited, shown, staged
 from tests.support.interrupting import Interrupted, lose_clients
@@ -172,6 +174,71 @@ async def test_who_waits_too_long_for_a_place_is_told(
         busy.set()
         assert (await before).status == 200
         assert len(await stage.calls(1)) == 1, "what was not sent is in no record"
+
+
+async def test_the_wait_for_a_place_is_time_of_the_call(tmp_path: Path) -> None:
+    """Whose time is over when it gets one is not sent."""
+    busy = Busy()
+    async with staged(
+        tmp_path, [Wait(busy), plain("first")], routes={"gpt": At("up")}, concurrent={"up": 1}
+    ) as stage:
+        before = stage.begin(stage.chat())
+        await stage.asked(1)
+        waiting = stage.begin(stage.chat(b"x-llmrouter-timeout-total: 0.05"))
+        await until(partial(waits, stage, 1), "it does not wait")
+        await asyncio.sleep(0.1)
+        busy.set()
+        assert (await before).status == 200
+        response = await waiting
+        assert (response.status, error_of(response)["code"]) == (503, "no_deployment_available")
+        assert len(stage.upstream.seen) == 1
+        assert (await stage.ask(stage.chat())).status == 200, "its place is free"
+
+
+async def test_the_wait_for_a_place_is_no_time_of_the_upstream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or each call that waits would make it look slower, and hedges later."""
+    running_s: list[float] = []
+    monkeypatch.setattr(HedgeDelay, "observed", lambda _, seconds: running_s.append(seconds))
+    busy = Busy()
+    async with staged(
+        tmp_path,
+        [Wait(busy), streamed("first")],
+        routes={"gpt": At("up")},
+        policies={"gpt": Policy(hedge_after=60.0)},
+        concurrent={"up": 1},
+    ) as stage:
+        before = stage.begin(stage.chat(stream=True))
+        await stage.asked(1)
+        waiting = stage.begin(stage.chat(stream=True))
+        await until(partial(waits, stage, 1), "it does not wait")
+        await asyncio.sleep(1.0)
+        busy.set()
+        assert [(await each).status for each in (before, waiting)] == [200, 200]
+    longer, shorter = running_s
+    assert shorter < 1.0 <= longer
+
+
+async def test_a_call_that_waits_for_a_place_is_not_sent_where_the_breaker_opens_meanwhile(
+    tmp_path: Path,
+) -> None:
+    busy = Busy()
+    async with staged(
+        tmp_path,
+        [Wait(busy), refusing(500)],
+        routes={"gpt": At("up")},
+        policies={"gpt": NO_REPEATS},
+        concurrent={"up": 1},
+        breaker=BreakerTerms(failures=1, error_rate=2.0, rest_s=60),
+    ) as stage:
+        before = stage.begin(stage.chat())
+        await stage.asked(1)
+        waiting = stage.begin(stage.chat())
+        await until(partial(waits, stage, 1), "it does not wait")
+        busy.set()
+        assert [(await each).status for each in (before, waiting)] == [500, 503]
+        assert len(stage.upstream.seen) == 1
 
 
 async def test_a_place_is_held_until_a_stream_has_passed(tmp_path: Path) -> None:
