@@ -66,8 +66,9 @@ class Splitter:
 
 def _last_boundary_end(data: bytes) -> int:
     """Where the last whole event in `data` ends; 0 if none does."""
-    if b"\r" not in data:
-        return data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0
+    if data.find(b"\r") < 0:  # `in` takes bytes for a number first: 90 ns more
+        end = data.rfind(b"\n\n")
+        return end + 2 if end >= 0 else 0
     if data.endswith(b"\r\n\r\n"):
         return len(data)
     end = 0
@@ -78,8 +79,12 @@ def _last_boundary_end(data: bytes) -> int:
 
 def events(block: bytes) -> Iterator[bytes]:
     """Each event of `block` with the empty line that ends it; a last one may lack it."""
+    has_cr = block.find(b"\r") >= 0
+    if not has_cr and block.find(b"\n\n") == len(block) - 2:
+        yield block  # what nearly every read of a paced stream is
+        return
     start = 0
-    boundary = _BOUNDARY if b"\r" in block else _LF_BOUNDARY
+    boundary = _BOUNDARY if has_cr else _LF_BOUNDARY
     for match in boundary.finditer(block):
         yield block[start : match.end()]
         start = match.end()
@@ -89,6 +94,12 @@ def events(block: bytes) -> Iterator[bytes]:
 
 def data_of(event: bytes) -> bytes | None:
     """The data that an event carries; None for comments and events without any."""
+    if (
+        event.startswith(b"data: ")
+        and event.find(b"\n") == len(event) - 2
+        and event.find(b"\r") < 0
+    ):
+        return event[6:-2]  # nearly every event: one line, and an end
     lines = [
         line[5:].removeprefix(b" ")
         for line in event.splitlines()

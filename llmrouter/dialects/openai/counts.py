@@ -1,4 +1,4 @@
-"""What is decoded of answers and events: what was used, and what tells where they end.
+"""What is decoded of answers and events: what was used, and what tells where they begin and end.
 
 Compatible servers differ in what they count and call it, so nothing in it is demanded.
 """
@@ -88,3 +88,26 @@ class PlainResponseEvent(msgspec.Struct):
     """An event that ends nothing."""
 
     response: UnsetType = UNSET
+
+
+class FirstChoice(msgspec.Struct):
+    """What of a choice tells whether it has begun."""
+
+    delta: dict[str, msgspec.Raw] | UnsetType | None = UNSET
+    text: msgspec.Raw | UnsetType = UNSET
+    finish_reason: msgspec.Raw = NULL
+
+
+class FirstChunk(msgspec.Struct):
+    """A chunk before the answer has begun."""
+
+    choices: list[FirstChoice] | None = None
+    usage: msgspec.Raw = NULL
+    error: msgspec.Raw = NULL
+
+
+class FirstResponseEvent(msgspec.Struct):
+    """An event of a stream of responses before the answer has begun."""
+
+    type: str = ""
+    error: msgspec.Raw = NULL

@@ -5,80 +5,34 @@ progress. What announces is listed here, and all else opens: an event of a shape
 is never held back.
 """
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Final
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from llmrouter.contracts.call import Operation
 from llmrouter.contracts.dialect import RefusedInStream
-from llmrouter.dialects.openai import events, lenient
+from llmrouter.dialects.openai import events, lenient, output
+from llmrouter.dialects.openai.counts import FirstChoice, FirstChunk, FirstResponseEvent
 from llmrouter.dialects.openai.objection import objection
 from llmrouter.errors import UpstreamError
 from llmrouter.http1 import sse
 
-_EMPTY = frozenset({b"null", b'""', b"[]", b"{}"})
-_NULL = msgspec.Raw(b"null")
-_ANNOUNCING_MEMBERS = frozenset({"role", "channel"})
+_EMPTY: Final = frozenset({b"null", b'""', b"[]", b"{}"})
+_ANNOUNCING_MEMBERS: Final = frozenset({"role", "channel"})
 """Of a delta: they say who will speak, and to whom."""
-_ANNOUNCING_TYPES = frozenset(
+_ANNOUNCING_TYPES: Final = frozenset(
     {
         *("response.created", "response.queued", "response.in_progress", "keepalive"),
         *("response.output_item.added", "response.content_part.added"),
         "response.reasoning_summary_part.added",
     }
 )
-_FAILING_TYPES = frozenset({"error", "response.failed"})
+_FAILING_TYPES: Final = frozenset({"error", "response.failed"})
 
 
-class _Event(Protocol):
-    def fails(self) -> bool:
-        """It says that there will be no answer."""
-
-    def opens(self) -> bool:
-        """It is part of the answer."""
-
-
-class _Choice(msgspec.Struct):
-    delta: dict[str, msgspec.Raw] | UnsetType | None = UNSET
-    text: msgspec.Raw | UnsetType = UNSET
-    finish_reason: msgspec.Raw = _NULL
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] | None = None
-    usage: msgspec.Raw = _NULL
-    error: msgspec.Raw = _NULL
-
-    def fails(self) -> bool:
-        return _is_filled(self.error)
-
-    def opens(self) -> bool:
-        """Usage alone is none of the answer, and neither is what has an empty list of choices."""
-        if self.choices is None:
-            return not _is_filled(self.usage)
-        return any(map(_opens, self.choices))
-
-
-class _ResponseEvent(msgspec.Struct):
-    type: str = ""
-    error: msgspec.Raw = _NULL
-
-    def fails(self) -> bool:
-        return self.type in _FAILING_TYPES or _is_filled(self.error)
-
-    def opens(self) -> bool:
-        return self.type not in _ANNOUNCING_TYPES
-
-
-_chunk = msgspec.json.Decoder(_Chunk)
-_EVENTS: Mapping[Operation, msgspec.json.Decoder[Any]] = {
-    Operation.CHAT: _chunk,
-    Operation.COMPLETION: _chunk,
-    Operation.EMBEDDING: _chunk,
-    Operation.RESPONSE: msgspec.json.Decoder(_ResponseEvent),
-}
+_chunk: Final = msgspec.json.Decoder(FirstChunk)
+_response_event: Final = msgspec.json.Decoder(FirstResponseEvent)
 
 
 def opens(operation: Operation, block: bytes) -> bool:
@@ -86,27 +40,51 @@ def opens(operation: Operation, block: bytes) -> bool:
 
     Raises UpstreamError, RefusedInStream.
     """
-    decoder = _EVENTS[operation]
+    is_response = operation is output.RESPONSE
     for event in sse.events(block):
         data = sse.data_of(event)
-        if data and (events.is_end(data) or _event_opens(decoder, data)):
+        if not data:
+            continue
+        if events.is_end(data):
+            return True
+        if _response_event_opens(data) if is_response else _chunk_opens(data):
             return True
     return False
 
 
-def _event_opens(decoder: msgspec.json.Decoder[Any], data: bytes) -> bool:
-    event: _Event | None = lenient.decode(decoder, data)
+def _chunk_opens(data: bytes) -> bool:
+    chunk = lenient.decode(_chunk, data)
+    if chunk is None:
+        return _has_unknown_shape(data)
+    if _is_filled(chunk.error):
+        raise _refused(data)
+    if chunk.choices is None:
+        # Usage alone is none of the answer, and neither is what has an empty list of choices.
+        return not _is_filled(chunk.usage)
+    return any(_opens(choice) for choice in chunk.choices)
+
+
+def _response_event_opens(data: bytes) -> bool:
+    event = lenient.decode(_response_event, data)
     if event is None:
-        if lenient.is_whole(data):
-            return True  # of a shape that we do not know
-        raise UpstreamError(events.MALFORMED)
-    if event.fails():
-        reason = "the upstream's answer begins with an error event"
-        raise RefusedInStream(reason, objection=objection(data))
-    return event.opens()
+        return _has_unknown_shape(data)
+    if event.type in _FAILING_TYPES or _is_filled(event.error):
+        raise _refused(data)
+    return event.type not in _ANNOUNCING_TYPES
 
 
-def _opens(choice: _Choice) -> bool:
+def _has_unknown_shape(data: bytes) -> bool:
+    if lenient.is_whole(data):
+        return True
+    raise UpstreamError(events.MALFORMED)
+
+
+def _refused(data: bytes) -> RefusedInStream:
+    reason = "the upstream's answer begins with an error event"
+    return RefusedInStream(reason, objection=objection(data))
+
+
+def _opens(choice: FirstChoice) -> bool:
     if _is_filled(choice.finish_reason):
         return True
     if choice.text is not UNSET:

@@ -43,6 +43,8 @@ _MEMBER: Final = re.compile(
     rb'[ \t\r\n]*[{,][ \t\r\n]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\r\n]*:[ \t\r\n]*'
 )
 _END: Final = re.compile(rb"[ \t\r\n]*}[ \t\r\n]*")
+_USUAL_OPTIONS: Final = {b'{"include_usage":true}', b'{"include_usage": true}'}
+"""The options of a stream, as nearly all write them that ask for its usage."""
 _BOOLEANS: Final = {b"true": True, b"false": False, b"null": False}
 _sound_names: Final[set[tuple[str, ...]]] = set()
 
@@ -58,6 +60,7 @@ def read_call(operation: Operation, body: bytes) -> Call:
     if operation is output.RESPONSE:
         _check_foreground(members)
     stream = operation is not output.EMBEDDING and _flag(members, "stream")
+    options = bytes(members.get("stream_options", _NULL)) if stream else b"null"
     raw_model = members.get("model")
     if raw_model is None:
         raise InvalidRequest("the member 'model' is missing; name a model", param="model")
@@ -67,7 +70,7 @@ def read_call(operation: Operation, body: bytes) -> Call:
         operation=operation,
         model=model,
         stream=stream,
-        wants_usage=stream and _wants_usage(members),
+        wants_usage=options in _USUAL_OPTIONS or _wants_usage(options),
         output_max=output.most_tokens(operation, members, choices),
         choices=choices,
         body=body,
@@ -180,8 +183,7 @@ def _check_foreground(members: Mapping[str, msgspec.Raw]) -> None:
         raise UnsupportedParameter(f"{reason}; leave it out, and stream", param="background")
 
 
-def _wants_usage(members: Mapping[str, msgspec.Raw]) -> bool:
-    raw = bytes(members.get("stream_options", _NULL))
+def _wants_usage(raw: bytes) -> bool:
     if raw == b"null":
         return False
     try:
