@@ -1,4 +1,5 @@
 import itertools
+import re
 
 import pytest
 from hypothesis import given
@@ -177,3 +178,20 @@ def test_the_events_of_a_block_make_up_the_block(asked: list[bytes]) -> None:
 )
 def test_the_data_of_an_event(event: bytes, data: bytes | None) -> None:
     assert data_of(event) == data
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"data: ", b"data:", b"data", b"x", b":", b"\n", b"\n\n", b"\r", b"\r\n"])
+    ).map(b"".join)
+)
+def test_what_is_common_is_read_as_all_else(block: bytes) -> None:
+    """Each has a short way for events of one line: it comes to what the format says."""
+    ends = [end.end() for end in re.finditer(rb"(?:\n|\r\n?+)(?:\n|\r\n?+)+", block)]
+    starts = [0, *ends]
+    cut = [block[start:end] for start, end in zip(starts, [*ends, len(block)], strict=True)]
+    lines = [line for line in block.splitlines() if line == b"data" or line.startswith(b"data:")]
+    said = b"\n".join(line[5:].removeprefix(b" ") for line in lines)
+
+    assert list(events(block)) == [event for event in cut if event]
+    assert data_of(block) == (said if lines else None)
