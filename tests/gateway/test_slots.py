@@ -15,6 +15,7 @@ from tests.support.interrupting import Interrupted, lose_clients
 from tests.support.leaks import Failures
 from tests.support.ledger import at_once, requests, tokens
 from tests.support.plays import BOTH, DONE, HALF, ROLE, Delay, delta, plain, refusing, streamed
+from tests.support.raw import Response
 from tests.support.upstream import LAST_CHUNK, Cut, Play, Stall, Wait, chunk
 from tests.support.waiting import until
 
@@ -43,6 +44,17 @@ class Busy(asyncio.Event):
 def waits(stage: Stage, count: int) -> bool:
     """So many calls wait for a place."""
     return stage.node.desk.waiting == count
+
+
+async def one_behind_another(
+    stage: Stage, first: bytes, second: bytes
+) -> tuple[asyncio.Task[Response], asyncio.Task[Response]]:
+    """A call that has the only place, and one that waits for it."""
+    before = stage.begin(first)
+    await stage.asked(1)
+    waiting = stage.begin(second)
+    await until(partial(waits, stage, 1), "it does not wait")
+    return before, waiting
 
 
 async def test_a_call_goes_to_the_deployment_that_has_a_place(tmp_path: Path) -> None:
@@ -182,10 +194,8 @@ async def test_the_wait_for_a_place_is_time_of_the_call(tmp_path: Path) -> None:
     async with staged(
         tmp_path, [Wait(busy), plain("first")], routes={"gpt": At("up")}, concurrent={"up": 1}
     ) as stage:
-        before = stage.begin(stage.chat())
-        await stage.asked(1)
-        waiting = stage.begin(stage.chat(b"x-llmrouter-timeout-total: 0.05"))
-        await until(partial(waits, stage, 1), "it does not wait")
+        late = stage.chat(b"x-llmrouter-timeout-total: 0.05")
+        before, waiting = await one_behind_another(stage, stage.chat(), late)
         await asyncio.sleep(0.1)
         busy.set()
         assert (await before).status == 200
@@ -209,10 +219,8 @@ async def test_the_wait_for_a_place_is_no_time_of_the_upstream(
         policies={"gpt": Policy(hedge_after=60.0)},
         concurrent={"up": 1},
     ) as stage:
-        before = stage.begin(stage.chat(stream=True))
-        await stage.asked(1)
-        waiting = stage.begin(stage.chat(stream=True))
-        await until(partial(waits, stage, 1), "it does not wait")
+        message = stage.chat(stream=True)
+        before, waiting = await one_behind_another(stage, message, message)
         await asyncio.sleep(1.0)
         busy.set()
         assert [(await each).status for each in (before, waiting)] == [200, 200]
@@ -232,10 +240,7 @@ async def test_a_call_that_waits_for_a_place_is_not_sent_where_the_breaker_opens
         concurrent={"up": 1},
         breaker=BreakerTerms(failures=1, error_rate=2.0, rest_s=60),
     ) as stage:
-        before = stage.begin(stage.chat())
-        await stage.asked(1)
-        waiting = stage.begin(stage.chat())
-        await until(partial(waits, stage, 1), "it does not wait")
+        before, waiting = await one_behind_another(stage, stage.chat(), stage.chat())
         busy.set()
         assert [(await each).status for each in (before, waiting)] == [500, 503]
         assert len(stage.upstream.seen) == 1
