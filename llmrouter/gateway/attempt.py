@@ -16,6 +16,7 @@ from llmrouter.gateway.drain import drain, note_unpassed
 from llmrouter.gateway.exchange import Exchange
 from llmrouter.gateway.meter import Meter
 from llmrouter.gateway.reply import Reply
+from llmrouter.gateway.slots import Slots
 from llmrouter.gateway.upstream import Upstream
 from llmrouter.gateway.verdict import Failure, filtered, judge, unreachable
 from llmrouter.http1.errors import ConnectionLost, HttpError
@@ -140,8 +141,8 @@ class Attempt:
         self._send(connection, head, body)
         return True
 
-    async def start(self, *, waits: bool = False) -> Failure | None:
-        """Send the call; `waits` for a place at the upstream, if it has none.
+    async def start(self, wait_s: float = 0.0) -> Failure | None:
+        """Send the call; where the upstream has no place, wait for one for so long.
 
         Its begin is in the journal before its first byte leaves, unless calls are served
         unrecorded.
@@ -149,13 +150,10 @@ class Attempt:
         upstream = self.upstream
         if upstream.slots is not None:
             try:
-                self._slot = upstream.slots.take_here()
-                if self._slot is None:
-                    self._slot = await upstream.slots.take(waits=waits)
-                    self._note_wait()
+                may_be_sent = await self._take_place(upstream.slots, wait_s)
             except RouterError as error:  # the ledger is gone
                 return self._fail(Failure(kind=FailureKind.SATURATED, error=error))
-            if self._slot is None or not self._may_be_sent():
+            if not may_be_sent:
                 return self._fail(_saturated(upstream))
         head, body = self._message()
         try:
@@ -165,17 +163,23 @@ class Attempt:
         self._send(connection, head, body)
         return None
 
-    def _note_wait(self) -> None:
-        """What its place took is time of the call, and none of the upstream's."""
-        self.asked_at = self._loop.time()
-        left_s = self._timeouts.total_s - (self.asked_at - self.began_at)
-        self._timeouts = replace(self._timeouts, total_s=left_s)
+    async def _take_place(self, slots: Slots, wait_s: float) -> bool:
+        """Take a place at the upstream; whether the call may be sent then.
 
-    def _may_be_sent(self) -> bool:
-        """Whether there is time left, and nobody has found out meanwhile that it is of no use."""
-        breaker = self._condition.breaker
-        is_open = breaker.spell != self._spell and not breaker.allows(self._loop.time())
-        return self._timeouts.total_s > 0 and not is_open
+        What that takes is time of the call, and none of the upstream's. Nobody is sent there who
+        has none left, or if others have found out meanwhile that it is of no use.
+        """
+        self._slot = slots.take_here()
+        if self._slot is not None:
+            return True
+        condition = self._condition
+        spell, rested = condition.breaker.spell, condition.is_resting(self.began_at)
+        self._slot = await _place(slots, wait_s)
+        self.asked_at = now = self._loop.time()
+        left_s = self._timeouts.total_s - (now - self.began_at)
+        self._timeouts = replace(self._timeouts, total_s=left_s)
+        is_of_use = condition.breaker.spell == spell and (rested or not condition.is_resting(now))
+        return self._slot is not None and left_s > 0 and is_of_use
 
     async def run(self) -> Failure | None:
         """Start and finish it."""
@@ -345,6 +349,14 @@ class Attempt:
 
 _ALIVE: Final = frozenset({FailureKind.UNFIT, FailureKind.TOO_LONG, FailureKind.FILTERED})
 """Refusals that only a server which works can make."""
+
+
+async def _place(slots: Slots, wait_s: float) -> Reservation | None:
+    try:
+        async with asyncio.timeout(wait_s or None):
+            return await slots.take(waits=wait_s > 0)
+    except TimeoutError:
+        return None
 
 
 def _is_stale(reply: Reply) -> bool:

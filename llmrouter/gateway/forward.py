@@ -76,10 +76,10 @@ class Forwarder:
         deployment = route.choose(self._clock(), facts)
         if deployment is None:
             raise Unserved(none_usable(route, self._clock()), None)
-        waits = False
+        wait_s = 0.0
         suspects: tuple[Attempt, ...] = ()
         while True:
-            attempt = await self._try(exchange, meter, deployment, waits=waits)
+            attempt = await self._try(exchange, meter, deployment, wait_s)
             if (failure := attempt.failure) is None:
                 for other in suspects:
                     other.blame()
@@ -89,10 +89,13 @@ class Forwarder:
                 suspects = (*suspects, attempt)
             meter.gave_nothing = not attempt.may_be_billed
             attempts = self._attempts(exchange, route, attempt)
+            if wait_s and failure.kind is FailureKind.SATURATED:
+                attempts.waited_in_vain(attempt.deployment)
             following = attempts.next_after(failure.kind, attempt.deployment, self._clock())
-            if following is None and _waits_for_place(failure, route) and not waits:
-                following = Next(attempt.deployment, 0.0)
-                waits = attempts.has_waited = True
+            wait_s = 0.0
+            if following is None and _waits_for_place(failure, route):
+                wait_s = attempts.wait_s(self._clock())
+                following = Next(attempt.deployment, 0.0) if wait_s else None
             if following is None or not await self._comes_to(following, attempt, meter):
                 raise Unserved(failure, attempt)
             meter.passed_over(attempt)
@@ -134,14 +137,17 @@ class Forwarder:
         return is_held
 
     async def _try(
-        self, exchange: Exchange, meter: Meter, deployment: Deployment, *, waits: bool
+        self, exchange: Exchange, meter: Meter, deployment: Deployment, wait_s: float
     ) -> Attempt:
-        """Make one attempt, or two where the first token is late; it has answered, or failed."""
+        """Make one attempt, or two where the first token is late; it has answered, or failed.
+
+        For a place at a full upstream it waits for so long.
+        """
         attempt = self._attempt(exchange, meter, deployment)
         attempt.serves()
         left: asyncio.CancelledError | None = None
         try:
-            if attempt.start_at_once() or await attempt.start(waits=waits) is None:
+            if attempt.start_at_once() or await attempt.start(wait_s) is None:
                 hedge = meter.spending.route.hedge
                 if hedge is None or not exchange.call.stream:
                     await attempt.finish()

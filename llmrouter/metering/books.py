@@ -30,6 +30,8 @@ DAY_MS: Final = 24 * HOUR_MS
 PRUNE_ROWS = 20_000  # deleted at a time: a fraction of a second, for which folding waits
 IDS_MAX = 50_000  # remembered of each small table; callers choose names, so there may be more
 
+ALL_IDS_MAX: Final = 4_096  # of their combinations: each takes 1 kB
+
 _NAMES: Final = {
     "who": ("org", "team", "user", "key_id"),
     "what": ("model", "deployment", "upstream", "dialect", "operation"),
@@ -172,7 +174,7 @@ class Books:
         )  # fmt: skip
         ids = self._all_ids.get(like)
         if ids is None:
-            if len(self._all_ids) >= IDS_MAX:
+            if len(self._all_ids) >= ALL_IDS_MAX:
                 self._all_ids.clear()
             ids = self._all_ids[like] = (
                 self._id("who", who(begin)),

@@ -5,7 +5,8 @@ tried, to one of them again, after a pause; and then, or instead, to another mod
 of this decides (`may_fall_back`). Where other models stand ready, the last attempt is left to them.
 A deployment that was full counts as not tried as soon as another has failed: it may have room now.
 If it has none again and one attempt is left, and no other model stands ready, nothing follows: then
-a place there is to be waited for (`has_waited`), before what has failed is tried once more.
+a place there is to be waited for, for part of the time that is left (`wait_s`), and if that was in
+vain (`waited_in_vain`), what was full meanwhile is looked at and what has failed tried once more.
 
 Two bounds hold whatever fails: attempts a call, and repeats of all calls to the model that was
 asked for. Pure; made only for calls that have failed once.
@@ -45,8 +46,8 @@ class Attempts:
         "_random",
         "_route",
         "_tried",
+        "_waited_in_vain",
         "count",
-        "has_waited",
     )
 
     def __init__(
@@ -60,8 +61,8 @@ class Attempts:
         """When the time of all its attempts together is over."""
         self.count = 0
         """Attempts that were made, but for the one that runs."""
-        self.has_waited = False
-        """A place at a full deployment was waited for."""
+        self._waited_in_vain = False
+        """For a place at a full deployment: that is done once."""
         # for the model that is tried
         self._facts = facts
         self._route = route
@@ -98,6 +99,20 @@ class Attempts:
     def left_s(self, now_s: float) -> float:
         """What all its attempts have left of their time."""
         return self._ends_at_s - now_s
+
+    def wait_s(self, now_s: float) -> float:
+        """How long a place may be waited for where nothing else follows; 0 if not at all."""
+        if self._waited_in_vain:
+            return 0.0
+        left_s = self.left_s(now_s)
+        return max(left_s / 2 if self.count else left_s, 0.0)  # one that has failed may work again
+
+    def waited_in_vain(self, full: Deployment) -> None:
+        """No place came free there in that time; the others may have had one."""
+        self._waited_in_vain = True
+        others = [one for one in self._full if one is not full]
+        self._full = [one for one in self._full if one is full]
+        self._forget(others)
 
     def next_after(self, kind: FailureKind, failed: Deployment, now_s: float) -> Next | None:
         """What follows the failure of an attempt at `failed`; None if nothing at this model."""
@@ -147,10 +162,13 @@ class Attempts:
             self._barred.append(failed)
 
     def _look_anew_at_the_full(self) -> None:
-        for deployment in self._full:
+        self._forget(self._full)
+        self._full.clear()
+
+    def _forget(self, full: list[Deployment]) -> None:
+        for deployment in full:
             self._tried.remove(deployment)
             self._barred.remove(deployment)
-        self._full.clear()
 
     def _another(self, now_s: float) -> Next | None:
         """A deployment that was not tried yet."""
@@ -166,7 +184,7 @@ class Attempts:
         """
         policy = self._asked.policy
         others_stand_ready = bool(policy.fallbacks) and self._asked.falls_back_on(kind)
-        place_is_left = bool(self._full) and not policy.fallbacks and not self.has_waited
+        place_is_left = bool(self._full) and not policy.fallbacks and not self._waited_in_vain
         if (others_stand_ready or place_is_left) and self.count + 1 >= policy.attempts_max:
             return None
         pause = pause_s(self.count, self._random())

@@ -141,13 +141,13 @@ async def test_one_that_failed_once_is_tried_again_before_a_place_is_waited_for(
         assert (await before).status == 200
 
 
-@pytest.mark.parametrize("comes_free", [True, False])
+@pytest.mark.parametrize("place_wait_ms", [None, 60, 60_000], ids=["free", "vain", "late"])
 async def test_before_its_last_attempt_a_call_waits_for_a_place_at_the_one_that_has_not_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comes_free: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place_wait_ms: int | None
 ) -> None:
-    """If none comes free in time, what has failed is tried once more."""
-    if not comes_free:
-        monkeypatch.setattr("tests.support.gateway.PLACE_WAIT_MS", 60)
+    """If none comes free, or not in half of its time, what has failed is tried once more."""
+    if place_wait_ms is not None:
+        monkeypatch.setattr("tests.support.gateway.PLACE_WAIT_MS", place_wait_ms)
     busy = Busy()
     async with one_place(
         tmp_path,
@@ -157,12 +157,12 @@ async def test_before_its_last_attempt_a_call_waits_for_a_place_at_the_one_that_
     ) as stage:
         before = stage.begin(stage.chat())
         await stage.asked(1)
-        other = stage.begin(stage.chat())
+        other = stage.begin(stage.chat(b"x-llmrouter-timeout-total: 4"))
         await stage.asked(2, "up2")
         await until(lambda: stage.node.desk.waiting == 1, "it does not wait")
-        if comes_free:
+        if place_wait_ms is None:
             busy.set()
-        answered_by = b"up/gpt" if comes_free else b"up2/gpt"
+        answered_by = b"up/gpt" if place_wait_ms is None else b"up2/gpt"
         assert (await other).headers[b"x-llmrouter-deployment"] == answered_by
         busy.set()
         assert (await before).status == 200
@@ -188,19 +188,21 @@ async def test_who_waits_too_long_for_a_place_is_told(
         assert len(await stage.calls(1)) == 1, "what was not sent is in no record"
 
 
-async def test_the_wait_for_a_place_is_time_of_the_call(tmp_path: Path) -> None:
-    """Whose time is over when it gets one is not sent."""
+async def test_the_wait_for_a_place_is_time_of_the_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits longer than that, whatever `quotas.hold_wait` says."""
+    monkeypatch.setattr("tests.support.gateway.PLACE_WAIT_MS", 60_000)
     busy = Busy()
     async with staged(
         tmp_path, [Wait(busy), plain("first")], routes={"gpt": At("up")}, concurrent={"up": 1}
     ) as stage:
         late = stage.chat(b"x-llmrouter-timeout-total: 0.05")
         before, waiting = await one_behind_another(stage, stage.chat(), late)
-        await asyncio.sleep(0.1)
-        busy.set()
-        assert (await before).status == 200
         response = await waiting
         assert (response.status, error_of(response)["code"]) == (503, "no_deployment_available")
+        busy.set()
+        assert (await before).status == 200
         assert len(stage.upstream.seen) == 1
         assert (await stage.ask(stage.chat())).status == 200, "its place is free"
 
@@ -228,13 +230,16 @@ async def test_the_wait_for_a_place_is_no_time_of_the_upstream(
     assert shorter < 1.0 <= longer
 
 
-async def test_a_call_that_waits_for_a_place_is_not_sent_where_the_breaker_opens_meanwhile(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("status", "headers"), [(500, b""), (429, b"retry-after: 30\r\n")], ids=["breaker", "rest"]
+)
+async def test_a_call_that_waits_for_a_place_is_not_sent_where_that_is_of_no_use_by_then(
+    tmp_path: Path, status: int, headers: bytes
 ) -> None:
     busy = Busy()
     async with staged(
         tmp_path,
-        [Wait(busy), refusing(500)],
+        [Wait(busy), refusing(status, headers=headers)],
         routes={"gpt": At("up")},
         policies={"gpt": NO_REPEATS},
         concurrent={"up": 1},
@@ -242,7 +247,7 @@ async def test_a_call_that_waits_for_a_place_is_not_sent_where_the_breaker_opens
     ) as stage:
         before, waiting = await one_behind_another(stage, stage.chat(), stage.chat())
         busy.set()
-        assert [(await each).status for each in (before, waiting)] == [500, 503]
+        assert [(await each).status for each in (before, waiting)] == [status, 503]
         assert len(stage.upstream.seen) == 1
 
 

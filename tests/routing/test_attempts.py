@@ -145,9 +145,29 @@ def test_before_the_last_attempt_a_place_at_a_full_one_is_waited_for() -> None:
     assert attempts.next_after(K.BROKEN, b, 0.0) == Next(a, 0.0)
     assert attempts.next_after(K.SATURATED, a, 0.0) is None
     assert attempts.may_go_on()
-    attempts.has_waited = True
-    assert attempts.next_after(K.SATURATED, a, 2.0) == Next(b, 0.05)
-    assert attempts.next_after(K.BROKEN, b, 2.1) is None
+    assert attempts.wait_s(20.0) == (60.0 - 20.0) / 2, "b may work again by then"
+    attempts.waited_in_vain(a)
+    assert attempts.wait_s(22.0) == 0.0
+    assert attempts.next_after(K.SATURATED, a, 22.0) == Next(b, 0.05)
+    assert attempts.next_after(K.BROKEN, b, 22.1) is None
+
+
+def test_where_nothing_has_failed_a_place_is_waited_for_as_long_as_there_is_time() -> None:
+    attempts = attempts_at(a_route(count=1))
+    assert [attempts.wait_s(now_s) for now_s in (0.0, 50.0, 60.0, 70.0)] == [60.0, 10.0, 0.0, 0.0]
+
+
+def test_after_a_wait_in_vain_others_that_were_full_are_looked_at_anew() -> None:
+    route = a_route(count=3, policy=Policy(attempts_max=2, repeats_share=1.0))
+    attempts = attempts_at(route)
+    a, b, c = route.deployments
+    tried = [(a, K.BROKEN), (b, K.SATURATED), (c, K.SATURATED)]
+    found = [attempts.next_after(kind, at, 0.0) for at, kind in tried]
+    assert found == [Next(b, 0.0), Next(c, 0.0), None]
+    attempts.waited_in_vain(c)
+    assert attempts.next_after(K.SATURATED, c, 2.0) == Next(b, 0.0)
+    assert attempts.next_after(K.SATURATED, b, 2.0) == Next(a, 0.05)
+    assert attempts.next_after(K.BROKEN, a, 2.1) is None
 
 
 def test_no_place_is_waited_for_where_another_model_stands_ready() -> None:

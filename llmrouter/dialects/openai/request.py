@@ -24,8 +24,9 @@ WRITTEN_BYTES_MAX: Final = 65_536
 """Of a body that is written anew, to see whether nothing else stands in it."""
 SOUND_MAX: Final = 1_024
 """So many models, and sets of members, are remembered as sound: callers choose their names."""
+SOUND_NAMES_MAX: Final = 64
 SOUND_CHARS_MAX: Final = 1_024
-"""Members whose names are longer together are not remembered."""
+"""More members, or such whose names are longer together, are not remembered."""
 _STREAMED_USAGE_OPTION: Final = {output.CHAT, output.COMPLETION}
 """Where a stream tells its usage only if `stream_options.include_usage` asks for it."""
 _SENSITIVE: Final = frozenset({"model", "stream", "stream_options", "background"}) | output.MEMBERS
@@ -126,7 +127,7 @@ def _check_names(members: Mapping[str, msgspec.Raw]) -> None:
     if names in _sound_names:
         return
     _check_case(members, _SENSITIVE)
-    if sum(map(len, names)) <= SOUND_CHARS_MAX:
+    if len(names) <= SOUND_NAMES_MAX and sum(map(len, names)) <= SOUND_CHARS_MAX:
         if len(_sound_names) >= SOUND_MAX:
             _sound_names.clear()
         _sound_names.add(names)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrouter.contracts.call import Call, Operation
+from llmrouter.dialects.openai import request
 from llmrouter.dialects.openai.request import MEMBERS_MAX, read_call, upstream_body
 from llmrouter.errors import InvalidJson, InvalidRequest, UnsupportedParameter
 from tests.dialects.openai import written
@@ -444,3 +445,18 @@ def test_options_of_too_many_members_are_refused() -> None:
 
     assert caught.value.param == "stream_options"
     assert asked(options(MEMBERS_MAX)).model == "a"
+
+
+def test_what_is_remembered_of_members_is_bounded() -> None:
+    """Callers choose their names."""
+
+    def remembered(*names: str) -> int:
+        body = {"model": "m", **dict.fromkeys(names, 1)}
+        read_call(CHAT, JSONEncoder().encode(body).encode())
+        return len(request._sound_names)
+
+    request._sound_names.clear()
+    assert remembered("temperature") == 1
+    assert remembered(*map(str, range(request.SOUND_NAMES_MAX))) == 1
+    assert remembered("x" * request.SOUND_CHARS_MAX) == 1
+    assert max(remembered(f"x{number}") for number in range(3_000)) == request.SOUND_MAX
