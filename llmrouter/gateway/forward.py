@@ -92,10 +92,9 @@ class Forwarder:
             if wait_s and failure.kind is FailureKind.SATURATED:
                 attempts.waited_in_vain(attempt.deployment)
             following = attempts.next_after(failure.kind, attempt.deployment, self._clock())
-            wait_s = 0.0
-            if following is None and _waits_for_place(failure, route):
-                wait_s = attempts.wait_s(self._clock())
-                following = Next(attempt.deployment, 0.0) if wait_s else None
+            wait_s = self._wait_s(attempt, route, attempts) if following is None else 0.0
+            if wait_s:
+                following = Next(attempt.deployment, 0.0)
             if following is None or not await self._comes_to(following, attempt, meter):
                 raise Unserved(failure, attempt)
             meter.passed_over(attempt)
@@ -129,6 +128,18 @@ class Forwarder:
             exchange.attempts = Attempts(route, facts, self._random, ends_at_s=ends_at_s)
             exchange.attempts.count += exchange.resent
         return exchange.attempts
+
+    def _wait_s(self, failed: Attempt, route: Route, attempts: Attempts) -> float:
+        """How long a place is waited for where the attempt has found none; 0 if not at all.
+
+        Only where nothing else can serve the call, and that deployment still could.
+        """
+        now = self._clock()
+        if route.policy.fallbacks or not failed.deployment.condition.passes(now):
+            return 0.0
+        assert failed.failure is not None
+        is_full = failed.failure.kind is FailureKind.SATURATED
+        return attempts.wait_s(now) if is_full else 0.0
 
     async def _hold_again(self, meter: Meter) -> bool:
         is_held = await meter.spending.hold_again(self._room)
@@ -230,11 +241,6 @@ def facts_of(exchange: Asking, route: Route) -> Facts:
 def _within(timeouts: UpstreamTimeouts, left_s: float) -> UpstreamTimeouts:
     """The same for a later attempt: all of them share the time of one."""
     return replace(timeouts, total_s=min(timeouts.total_s, left_s))
-
-
-def _waits_for_place(failure: Failure, route: Route) -> bool:
-    """Whether a call waits for a place at a full upstream, as nothing else can serve it."""
-    return failure.kind is FailureKind.SATURATED and not route.policy.fallbacks
 
 
 def none_usable(route: Route, now_s: float) -> Failure:

@@ -100,7 +100,10 @@ class Node:
         """Kill any worker; False if none lives at the moment."""
         workers = self.note()
         if workers:
-            os.kill(chance.choice(workers), signal.SIGKILL)
+            try:
+                os.kill(chance.choice(workers), signal.SIGKILL)
+            except ProcessLookupError:  # one that was killed before has been reaped just now
+                return False
         return bool(workers)
 
     def kill_supervisor(self) -> None:
