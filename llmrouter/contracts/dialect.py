@@ -36,6 +36,10 @@ class StreamTap(Protocol):
     def complete(self) -> bool:
         """The dialect's own end of a stream has passed: nothing but this makes a stream whole."""
 
+    @property
+    def events(self) -> int:
+        """How many events were returned to go downstream."""
+
     def feed(self, block: bytes) -> bytes:
         """Take whole events as they came; return those that go downstream, b"" for none.
 

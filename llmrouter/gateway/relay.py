@@ -128,8 +128,7 @@ class StreamRelay(_Relay):
         elif block:
             self._send(block)
             spending = self._spending
-            # Of a mixture the fewer may be overlooked: a second count is not worth its time.
-            spending.events += block.count(b"\n\n") or block.count(b"\r\n\r\n") or 1
+            spending.events = self.tap.events
             if spending.events > spending.events_held:
                 spending.extend(self._out_of_money)
 

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from llmrouter.http1 import chunks
 from llmrouter.http1.outbox import SHARED_BYTES_MAX
 from llmrouter.http1.request import Request
 from llmrouter.http1.reset import reset
@@ -108,7 +109,7 @@ class ResponseWriter(asyncio.Protocol):
         if self._transport is None or not data:
             return  # an empty chunk would be the last one
         if self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
+            data = chunks.framed(data)
         if self._head:
             data = self._head + data
             self._head = b""

@@ -12,9 +12,8 @@ from typing import Final
 EVENT_BYTES_MAX = 16 * 1024 * 1024
 """Of one unfinished event held back: image events carry whole pictures in base64."""
 
-_BOUNDARY: Final = re.compile(
-    rb"(?:\n|\r\n?+)(?:\n|\r\n?+)+"
-)  # `?+`: a CRLF is never two line ends
+# `?+`: a CRLF is never two line ends
+_BOUNDARY: Final = re.compile(rb"(?:\n|\r\n?+)(?:\n|\r\n?+)+")
 _LF_BOUNDARY: Final = re.compile(rb"\n\n+")  # the same where there is no CR, and far faster to find
 _SPARE: Final = 3
 """How far back a boundary may begin before the bytes in which it ends."""
@@ -90,6 +89,11 @@ def events(block: bytes) -> Iterator[bytes]:
         start = match.end()
     if start < len(block):
         yield block[start:]
+
+
+def count(block: bytes) -> int:
+    """How many events are in `block`; of a mixture of line ends, the fewer may be overlooked."""
+    return block.count(b"\n\n") or block.count(b"\r\n\r\n") or 1
 
 
 def data_of(event: bytes) -> bytes | None:

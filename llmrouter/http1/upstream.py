@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import httptools
 
+from llmrouter.http1 import chunks
 from llmrouter.http1.deadlines import NEVER
 from llmrouter.http1.errors import ConnectionLost, HttpError, ResponseError, ResponseTimeout
 from llmrouter.http1.reset import reset
@@ -66,6 +67,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_announced",
         "_barren_bytes",
         "_begun",
+        "_between_chunks",
         "_complete",
         "_first_at",
         "_head_complete",
@@ -108,6 +110,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_complete = False
         self._announced = False
         self._complete = False
+        self._between_chunks = False
+        """The parser stands between two chunks; what is one whole chunk would leave it there."""
         self._keep_alive = False
         self._surplus = False
         """More came than the one response that was asked for."""
@@ -141,6 +145,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.deadline = self._first_at = now + min(timeouts.first_s, timeouts.total_s)
         self._begun = False
         self._head_complete = self._announced = self._complete = False
+        self._between_chunks = False
         self._barren_bytes = 0
         self._pieces = []
 
@@ -201,6 +206,11 @@ class UpstreamConnection(asyncio.Protocol):
         if self._receiver is None:
             self.close()  # bytes that nobody asked for cannot be the start of the next response
             return
+        if self._between_chunks:
+            piece = chunks.only_chunk(data)
+            if piece:  # as of nearly every read of a paced stream
+                self._deliver(piece)
+                return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -208,6 +218,8 @@ class UpstreamConnection(asyncio.Protocol):
                 self._lose(ResponseError(f"the response is not HTTP/1.1: {error}"))
                 return
             self._surplus = True
+        # A line that has begun behind the chunk has no end yet: then the parser would know of it.
+        self._between_chunks = self._between_chunks and data.endswith(b"\n")
         if not self._announced and not self._announce_head(len(data)):
             return
         if self._pieces:
@@ -276,6 +288,14 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._surplus:
             self._pieces.append(piece)
 
+    def on_chunk_header(self) -> None:
+        """The line before a chunk, also before the last one, which is empty."""
+        self._between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        """A chunk, and the line end behind it; of the last one, all that follows."""
+        self._between_chunks = True
+
     def on_message_complete(self) -> None:
         """The response is whole."""
         if self._head_complete:
@@ -305,13 +325,16 @@ class UpstreamConnection(asyncio.Protocol):
         return False
 
     def _deliver_pieces(self) -> None:
+        pieces, self._pieces = self._pieces, []
+        self._deliver(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    def _deliver(self, data: bytes) -> None:
         receiver = self._receiver
         assert receiver is not None
-        pieces, self._pieces = self._pieces, []
         self._barren_bytes = 0
         if not self._paused:
             self._touch()
-        receiver.response_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        receiver.response_data(data)
 
     def _touch(self) -> None:
         if self._begun:

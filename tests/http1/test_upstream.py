@@ -1,8 +1,12 @@
 import asyncio
+import itertools
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from llmrouter.http1.deadlines import Deadlines
 from llmrouter.http1.downstream import WRITE_BUFFER_BYTES, ServerConnection
 from llmrouter.http1.errors import ConnectionLost, HttpError, ResponseError, ResponseTimeout
 from llmrouter.http1.pool import Pool
@@ -346,6 +350,53 @@ async def test_a_long_stream_in_single_bytes_is_not_taken_for_framing_without_en
                 clocked.receive(piece, at_s=101)
         clocked.receive(LAST_CHUNK, at_s=102)
         assert clocked.receiver.heard[-1] == "end"
+
+
+_chunks = st.binary(min_size=1, max_size=300).map(chunk) | st.sampled_from(
+    [
+        chunk(b"7\r\n7\r\n7"),
+        b"3;x=y\r\nyes\r\n",
+        b"0A\r\n0123456789\r\n",
+        chunk(b"x" * 5000),
+        LAST_CHUNK,
+        b"0\r\nx: 1\r\n\r\n",
+        b"0\r\nx: 3\r\n3\r\nyes\r\n\r\n",
+        b"5\r\nlies\r\n",
+        b"4\r\nlies!\r\n",
+        b"3\r\nyes",
+        b"\r\n",
+        b"5",
+    ]
+)
+
+
+@given(st.lists(_chunks, max_size=8), st.data())
+async def test_what_comes_is_the_same_however_it_is_cut_into_reads(
+    parts: list[bytes], data: st.DataObject
+) -> None:
+    """In one read the parser sees all of it; a chunk in a read of its own may pass it by."""
+    body = b"".join(parts)
+    ends = set(itertools.accumulate(map(len, parts)))
+    cuts = data.draw(st.sets(st.sampled_from(sorted(ends | {0})) | st.integers(0, len(body))))
+    reads = [body[start:end] for start, end in itertools.pairwise(sorted(cuts | {0, len(body)}))]
+
+    def heard(*reads: bytes) -> tuple[bytes, bool, bool]:
+        loop = FakeLoop(now_s=100.0)
+        pool = Pool(origin_at(("127.0.0.1", 9)), Deadlines(loop, 1.0))
+        connection = UpstreamConnection(pool, loop)
+        connection.connection_made(FakeTransport())
+        receiver = Receiver()
+        connection.expect(receiver, timeouts())
+        for read in reads:
+            connection.data_received(read)
+            if receiver.ended.is_set():
+                break
+        return receiver.body, "end" in receiver.heard, "lost" in receiver.heard
+
+    whole = heard(stream_head() + body)
+    assert heard(stream_head(), *reads)[1:] == whole[1:]
+    if not whole[2]:  # of what is lost, more or less has come before
+        assert heard(stream_head(), *reads) == whole
 
 
 # ---- time-outs -------------------------------------------------------------------------------

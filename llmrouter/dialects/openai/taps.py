@@ -20,6 +20,7 @@ from llmrouter.dialects.openai.counts import (
     PlainResponseEvent,
     ResponseEvent,
 )
+from llmrouter.dialects.openai.likeness import Likeness
 from llmrouter.dialects.openai.usage import usage_of
 from llmrouter.http1 import sse
 
@@ -36,16 +37,23 @@ _counts: Final = msgspec.json.Decoder(Counts | None)
 class CompletionTap:
     """Follows a stream of chat or plain completions."""
 
-    __slots__ = ("_take_out_usage", "complete", "usage")
+    __slots__ = ("_likeness", "_take_out_usage", "complete", "events", "usage")
 
     def __init__(self, call: Call) -> None:
+        self._likeness = Likeness()
         self._take_out_usage = not call.wants_usage
         self.usage: Usage | None = None
         self.complete = False
+        self.events = 0
 
     def feed(self, block: bytes) -> bytes:
-        """Nothing but one walk over it for nearly every block."""
+        """Nothing but a comparison for nearly every block, or one walk over it."""
+        if self._likeness.knows(block):
+            self.events += 1
+            return block
         if events.are_plain(_plain_chunk, block):
+            self.events += sse.count(block)
+            self._likeness.learn(block)
             return block
         passed: list[bytes] = []
         for event in sse.events(block):
@@ -53,6 +61,7 @@ class CompletionTap:
             if not self.complete and events.is_malformed(data):
                 raise MalformedEvent(events.MALFORMED, sound=b"".join(passed))
             if self._passes(data):
+                self.events += 1
                 passed.append(event)
         return b"".join(passed)
 
@@ -84,16 +93,18 @@ def _is_empty_list(raw: msgspec.Raw) -> bool:
 class ResponseTap:
     """Follows a stream of the responses API: its end carries the usage."""
 
-    __slots__ = ("complete", "usage")
+    __slots__ = ("complete", "events", "usage")
 
     def __init__(self, call: Call) -> None:
         del call  # every stream of this API tells its usage, and nothing is taken out
         self.usage: Usage | None = None
         self.complete = False
+        self.events = 0
 
     def feed(self, block: bytes) -> bytes:
         """Look closely only where a response object passes, as it does at the end."""
         if events.are_plain(_plain_response_event, block):
+            self.events += sse.count(block)
             return block
         at = 0
         for event in sse.events(block):
@@ -101,6 +112,7 @@ class ResponseTap:
             if not self.complete and events.is_malformed(data):
                 raise MalformedEvent(events.MALFORMED, sound=block[:at])
             self._note(data)
+            self.events += 1
             at += len(event)
         return block
 
