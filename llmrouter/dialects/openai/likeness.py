@@ -91,24 +91,28 @@ def _is_one_line(event: bytes) -> bool:
 
 def _common_of(one: bytes, other: bytes) -> list[bytes]:
     """What two events have in common around the strings that differ; [] if more than that does."""
-    ones, others = one.split(b'"'), other.split(b'"')  # what stands in a string, at each odd place
-    if len(ones) != len(others):
-        return []
     common: list[bytes] = []
-    start = 0
-    for place in range(len(ones)):
-        if ones[place] == others[place]:
-            continue
-        is_value = place % 2 == 1 and not ones[place + 1].lstrip().startswith(b":")
-        if not is_value or len(common) == TEXTS_MAX:
+    while one != other:
+        start = one.rfind(b'"', 0, _same_bytes(one, other)) + 1
+        end, others_end = one.find(b'"', start), other.find(b'"', start)
+        quotes = one.count(b'"', 0, start)
+        if common:
+            quotes += 1  # what follows a text begins with the quote that ends it
+        is_value = quotes % 2 == 1 and not one[end + 1 :].lstrip().startswith(b":")
+        if not is_value or end < 0 or others_end < 0 or len(common) == TEXTS_MAX:
             return []
-        common.append(_piece(ones, start, place) + b'"')
-        start = place + 1
-    if common:
-        common.append(_piece(ones, start, len(ones)))
-    return common
+        common.append(one[:start])
+        one, other = one[end:], other[others_end:]
+    return [*common, one] if common else []
 
 
-def _piece(parts: list[bytes], start: int, end: int) -> bytes:
-    """The bytes from one of the parts to another; the quote before it, too, but for the first."""
-    return (b'"' if start else b"") + b'"'.join(parts[start:end])
+def _same_bytes(one: bytes, other: bytes) -> int:
+    """How many bytes the two begin with are the same."""
+    least, most = 0, min(len(one), len(other))
+    while least < most:
+        middle = (least + most + 1) // 2
+        if other.startswith(one[:middle]):
+            least = middle
+        else:
+            most = middle - 1
+    return least

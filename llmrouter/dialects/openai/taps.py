@@ -51,7 +51,7 @@ class CompletionTap:
         if self._likeness.knows(block):
             self.events += 1
             return block
-        if events.are_plain(_plain_chunk, block):
+        if not _ends_it(block) and events.are_plain(_plain_chunk, block):
             self.events += sse.count(block)
             self._likeness.learn(block)
             return block
@@ -76,6 +76,11 @@ class CompletionTap:
         self.usage = _usage_in(chunk.usage) or self.usage
         is_usage_only = _is_empty_list(chunk.choices) and bytes(chunk.error) == b"null"
         return not (is_usage_only and self._take_out_usage)
+
+
+def _ends_it(block: bytes) -> bool:
+    """Whether it has what stands at the end of a stream: no walk needs to fail to tell that."""
+    return block.find(b"[DONE]") >= 0 or block.find(b'"usage":{') >= 0
 
 
 def _usage_in(raw: msgspec.Raw) -> Usage | None:

@@ -45,6 +45,14 @@ def test_several_strings_may_differ() -> None:
     assert not likeness.knows(event("d", padding='"'))
 
 
+def test_three_strings_may_differ_and_stand_next_to_each_other() -> None:
+    likeness = taught(b'data: {"x":["p","q","r"]}\n\n', b'data: {"x":["p2","","r2"]}\n\n')
+
+    assert likeness.knows(b'data: {"x":["","q","3"]}\n\n')
+    assert not likeness.knows(b'data: {"x":["","q"]}\n\n')
+    assert not likeness.knows(b'data: {"x":["","q","r","s"]}\n\n')
+
+
 @pytest.mark.parametrize(
     "odd",
     [
