@@ -87,7 +87,7 @@ class _Relay:
 class StreamRelay(_Relay):
     """Passes on a stream of events."""
 
-    __slots__ = ("_spending", "_splitter", "tap")
+    __slots__ = ("_events_held", "_shows_secret", "_spending", "_splitter", "events", "tap")
 
     def __init__(
         self,
@@ -98,7 +98,12 @@ class StreamRelay(_Relay):
         spending: Spending,
     ) -> None:
         super().__init__(exchange, reply, head)
+        self._shows_secret = reply.shows_secret
         self._spending = spending
+        self.events = 0
+        """How many have passed."""
+        self._events_held = 0
+        """As in its spending, which is not looked at with every event."""
         self._splitter = Splitter()
         self.tap = tap
 
@@ -122,15 +127,17 @@ class StreamRelay(_Relay):
                 self._pass(block)
 
     def _pass(self, block: bytes) -> None:
-        """Pass on whole events, if there are any, and count them."""
-        if self._reply.shows_secret(block):
+        """Pass on whole events, if there are any; more than are held for want a larger hold."""
+        if self._shows_secret(block):
             self._cut(UpstreamError(_ECHO))
         elif block:
             self._send(block)
-            spending = self._spending
-            spending.events = self.tap.events
-            if spending.events > spending.events_held:
+            self.events = self.tap.events
+            if self.events > self._events_held:
+                spending = self._spending
+                spending.events = self.events
                 spending.extend(self._out_of_money)
+                self._events_held = spending.events_held
 
     def _out_of_money(self, refusal: Refusal) -> None:
         """A budget has ended that cuts the streams it pays for."""

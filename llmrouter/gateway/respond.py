@@ -70,7 +70,7 @@ async def _stream(exchange: Exchange, reply: Reply, meter: Meter) -> None:
     try:
         await _pass_on(relay, exchange, reply)
     finally:
-        meter.usage, meter.is_whole = tap.usage, tap.complete
+        meter.usage, meter.is_whole, spending.events = tap.usage, tap.complete, relay.events
         spending.on_extended = None  # else each would keep the other, for the collector to find
     if relay.error is not None:
         exchange.error = relay.error

@@ -40,7 +40,7 @@ class Splitter:
 
     def feed(self, data: bytes) -> bytes:
         """Return the whole events that `data` completes, b"" if none; raises EventTooLong."""
-        if not self._held and data.endswith(b"\n\n"):
+        if not self._held_bytes and data.endswith(b"\n\n"):
             self._tail = b"\n\n"
             return data  # what nearly every read of a paced stream is
         known = self._tail + data

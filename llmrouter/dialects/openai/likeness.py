@@ -28,8 +28,8 @@ class Likeness:
         """The last event that was learned from."""
         self._beginning = b""
         """What all have in common before the first text that differs; b"" while none is known."""
-        self._between: list[bytes] = []
-        """The same from each text to the next."""
+        self._between: list[bytes] | None = None
+        """The same from each text to the next; None where there is one."""
         self._end = b""
         self._vain = 0
 
@@ -44,11 +44,12 @@ class Likeness:
         ):
             return False
         text = event[len(beginning) : len(event) - len(end)]
-        for joint in self._between:
-            at = text.find(joint)
-            if at < 0 or not _is_text(text[:at]):
-                return False
-            text = text[at + len(joint) :]
+        if self._between is not None:
+            for joint in self._between:
+                at = text.find(joint)
+                if at < 0 or not _is_text(text[:at]):
+                    return False
+                text = text[at + len(joint) :]
         if not _is_text(text):
             return False
         self._vain = 0
@@ -64,7 +65,7 @@ class Likeness:
             common = _common_of(before, event)
             if common:
                 self._beginning, self._end = common[0], common[-1]
-                self._between = common[1:-1]
+                self._between = common[1:-1] or None
 
 
 def _is_text(text: bytes) -> bool:
