@@ -156,15 +156,17 @@ def gateway(settings: Settings, start: Start, parts: Parts, log: ExchangeLog) ->
     timeouts = Timeouts(upstreams, routing.model_timeouts(settings))
     forwarder = Forwarder(upstreams, timeouts, admission.room, routing.draw)
     unrecorded = Unrecorded(loop.time) if settings.books.on_disk_full == "serve" else None
+    shadows = None
+    if shadowed := routing.shadows(settings):
+        ledgers = Ledgers(parts.journal, prices, now_ms)
+        shadows = Shadows(shadowed, upstreams, ledgers, routing.draw)
     steps = Steps(
         authenticator=Authenticator(parts.keyring, _wall, loop.time),
         router=router,
         admission=admission,
         forwarder=forwarder,
         fallbacks=Fallbacks(router, admission, forwarder),
-        shadows=Shadows(shadows, upstreams, Ledgers(parts.journal, prices, now_ms), routing.draw)
-        if (shadows := routing.shadows(settings))
-        else None,
+        shadows=shadows,
         meter=partial(Meter, parts.journal, loop.time, now_ms, unrecorded),
         clock=loop.time,
     )

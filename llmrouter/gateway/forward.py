@@ -92,7 +92,7 @@ class Forwarder:
             if wait_s and failure.kind is FailureKind.SATURATED:
                 attempts.waited_in_vain(attempt.deployment)
             following = attempts.next_after(failure.kind, attempt.deployment, self._clock())
-            wait_s = self._wait_s(attempt, route, attempts) if following is None else 0.0
+            wait_s = self._wait_s(attempt, attempts) if following is None else 0.0
             if wait_s:
                 following = Next(attempt.deployment, 0.0)
             if following is None or not await self._comes_to(following, attempt, meter):
@@ -129,17 +129,12 @@ class Forwarder:
             exchange.attempts.count += exchange.resent
         return exchange.attempts
 
-    def _wait_s(self, failed: Attempt, route: Route, attempts: Attempts) -> float:
-        """How long a place is waited for where the attempt has found none; 0 if not at all.
-
-        Only where nothing else can serve the call, and that deployment still could.
-        """
-        now = self._clock()
-        if route.policy.fallbacks or not failed.deployment.condition.passes(now):
-            return 0.0
-        assert failed.failure is not None
-        is_full = failed.failure.kind is FailureKind.SATURATED
-        return attempts.wait_s(now) if is_full else 0.0
+    def _wait_s(self, failed: Attempt, attempts: Attempts) -> float:
+        """How long a place is waited for where nothing follows; 0 if not at all."""
+        failure, now = failed.failure, self._clock()
+        assert failure is not None
+        passes = failed.deployment.condition.passes(now)
+        return attempts.wait_s(failure.kind, now) if passes else 0.0
 
     async def _hold_again(self, meter: Meter) -> bool:
         is_held = await meter.spending.hold_again(self._room)

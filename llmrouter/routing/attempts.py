@@ -100,9 +100,12 @@ class Attempts:
         """What all its attempts have left of their time."""
         return self._ends_at_s - now_s
 
-    def wait_s(self, now_s: float) -> float:
-        """How long a place may be waited for where nothing else follows; 0 if not at all."""
-        if self._waited_in_vain:
+    def wait_s(self, kind: FailureKind, now_s: float) -> float:
+        """How long a place may be waited for after this failure; 0 if not at all.
+
+        Only where `next_after` has named nothing that follows it.
+        """
+        if kind is not FailureKind.SATURATED or not self._may_wait():
             return 0.0
         left_s = self.left_s(now_s)
         return max(left_s / 2 if self.count else left_s, 0.0)  # one that has failed may work again
@@ -184,7 +187,7 @@ class Attempts:
         """
         policy = self._asked.policy
         others_stand_ready = bool(policy.fallbacks) and self._asked.falls_back_on(kind)
-        place_is_left = bool(self._full) and not policy.fallbacks and not self._waited_in_vain
+        place_is_left = bool(self._full) and self._may_wait()
         if (others_stand_ready or place_is_left) and self.count + 1 >= policy.attempts_max:
             return None
         pause = pause_s(self.count, self._random())
@@ -201,6 +204,10 @@ class Attempts:
         if rest > REST_WAITED_MAX_S:
             return None
         return _in_time(deployment, max(rest, pause), left_s)
+
+    def _may_wait(self) -> bool:
+        """Whether a place may still be waited for: not where another model stands ready."""
+        return not self._route.policy.fallbacks and not self._waited_in_vain
 
     def _may_be_again(self, deployment: Deployment) -> bool:
         return deployment in self._tried and deployment not in self._barred

@@ -145,16 +145,26 @@ def test_before_the_last_attempt_a_place_at_a_full_one_is_waited_for() -> None:
     assert attempts.next_after(K.BROKEN, b, 0.0) == Next(a, 0.0)
     assert attempts.next_after(K.SATURATED, a, 0.0) is None
     assert attempts.may_go_on()
-    assert attempts.wait_s(20.0) == (60.0 - 20.0) / 2, "b may work again by then"
+    assert attempts.wait_s(K.SATURATED, 20.0) == (60.0 - 20.0) / 2, "b may work again by then"
     attempts.waited_in_vain(a)
-    assert attempts.wait_s(22.0) == 0.0
+    assert attempts.wait_s(K.SATURATED, 22.0) == 0.0
     assert attempts.next_after(K.SATURATED, a, 22.0) == Next(b, 0.05)
     assert attempts.next_after(K.BROKEN, b, 22.1) is None
 
 
 def test_where_nothing_has_failed_a_place_is_waited_for_as_long_as_there_is_time() -> None:
     attempts = attempts_at(a_route(count=1))
-    assert [attempts.wait_s(now_s) for now_s in (0.0, 50.0, 60.0, 70.0)] == [60.0, 10.0, 0.0, 0.0]
+    waits = [attempts.wait_s(K.SATURATED, now_s) for now_s in (0.0, 50.0, 60.0, 70.0)]
+    assert waits == [60.0, 10.0, 0.0, 0.0]
+    assert attempts.wait_s(K.BROKEN, 0.0) == 0.0
+
+
+def test_at_the_last_model_a_place_is_waited_for_again() -> None:
+    policy = Policy(attempts_max=3, fallbacks=("n",))
+    attempts = attempts_at(a_route(count=1, policy=policy))
+    assert attempts.wait_s(K.SATURATED, 0.0) == 0.0
+    attempts.move_to(a_route(name="n", count=1), NO_FACTS)
+    assert attempts.wait_s(K.SATURATED, 0.0) > 0.0
 
 
 def test_after_a_wait_in_vain_others_that_were_full_are_looked_at_anew() -> None:
