@@ -127,7 +127,7 @@ class StreamRelay(_Relay):
                 self._pass(block)
 
     def _pass(self, block: bytes) -> None:
-        """Pass on whole events, if there are any; more than are held for want a larger hold."""
+        """Pass on whole events, if there are any; beyond what the hold is for, extend it."""
         if self._shows_secret(block):
             self._cut(UpstreamError(_ECHO))
         elif block:

@@ -84,7 +84,7 @@ class Spending:
         """What serves the call."""
         self.reservation = reservation
         self.events = 0
-        """Events of the stream that have passed, as far as it was told: at its end, all."""
+        """Events of the stream that have passed; told when more is to be held, and at its end."""
         self.events_held = 0
         """For so many the hold suffices; 0 until the first has passed."""
         self.on_extended: Callable[[], None] | None = None

@@ -1,4 +1,4 @@
-"""The chunks of a body whose length nobody knows beforehand (RFC 9112, 7.1), short ones in a hurry.
+"""The chunks of a body whose length nobody knows beforehand (RFC 9112, 7.1): one at a time.
 
 Nearly every event of a stream is one short chunk, and comes in one read.
 """
@@ -21,11 +21,11 @@ def framed(data: bytes) -> bytes:
 def only_chunk(read: bytes) -> bytes:
     """Return the data of the one short chunk that `read` is; b"" where it is anything else.
 
-    Also where its size is not written as most servers do, in small letters without a zero before.
+    b"" also where its size has capitals, or zeros before it: most servers write neither.
     """
     size = len(read) - _FRAME_BYTES_MIN
     if size >= 16:
-        size -= 1 if size <= 256 else 2
+        size -= 1 if size <= 256 else 2  # its second digit, or its second and third
     if not 0 < size < len(_SIZE_LINES):
         return b""
     line = _SIZE_LINES[size]

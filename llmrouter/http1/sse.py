@@ -97,7 +97,7 @@ def events(block: bytes) -> Iterator[bytes]:
 
 
 def count(block: bytes) -> int:
-    """How many events are in `block`; of a mixture of line ends, the fewer may be overlooked."""
+    """About how many events are in `block`: of odd line ends (CR alone, mixtures), some are not."""
     return block.count(b"\n\n") or block.count(b"\r\n\r\n") or 1
 
 

@@ -218,7 +218,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self._lose(ResponseError(f"the response is not HTTP/1.1: {error}"))
                 return
             self._surplus = True
-        # A line that has begun behind the chunk has no end yet: then the parser would know of it.
+        # Of a size line that has begun the parser tells at its end: the read ends within it then.
         self._between_chunks = self._between_chunks and data.endswith(b"\n")
         if not self._announced and not self._announce_head(len(data)):
             return
@@ -293,11 +293,15 @@ class UpstreamConnection(asyncio.Protocol):
         self._between_chunks = False
 
     def on_chunk_complete(self) -> None:
-        """A chunk, and the line end behind it; of the last one, all that follows."""
-        self._between_chunks = True
+        """A chunk, and the line end behind it; of the last one, all that follows.
+
+        A status below 200 should have no body, and llhttp reads one for those below 100.
+        """
+        self._between_chunks = self._head_complete and not self._surplus
 
     def on_message_complete(self) -> None:
         """The response is whole."""
+        self._between_chunks = False
         if self._head_complete:
             self._complete = True
             self._keep_alive = self._parser.should_keep_alive()  # known here, and never after

@@ -9,7 +9,7 @@ Invariant: what is known is plain by the walk too; what is not known may be so a
 from typing import Final
 
 VAIN_MAX: Final = 4
-"""So many lessons in a row that no event bore out, and the events of a stream have no likeness."""
+"""So many lessons in a row that no event bore out, and no more are taken."""
 LEARNED_BYTES_MAX: Final = 2048
 """Of an event that is kept to learn from: one with a whole picture in it is not."""
 TEXTS_MAX: Final = 3
@@ -29,7 +29,7 @@ class Likeness:
         self._beginning = b""
         """What all have in common before the first text that differs; b"" while none is known."""
         self._between: list[bytes] | None = None
-        """The same from each text to the next; None where there is one."""
+        """The same from each text to the next; None where only one differs."""
         self._end = b""
         self._vain = 0
 
@@ -91,7 +91,10 @@ def _is_one_line(event: bytes) -> bool:
 
 
 def _common_of(one: bytes, other: bytes) -> list[bytes]:
-    """What two events have in common around the strings that differ; [] if more than that does."""
+    """What two events have in common around the strings that differ.
+
+    [] where anything else differs, a name, or too many strings.
+    """
     common: list[bytes] = []
     while one != other:
         start = one.rfind(b'"', 0, _same_bytes(one, other)) + 1
