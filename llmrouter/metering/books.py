@@ -29,7 +29,6 @@ HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
 PRUNE_ROWS = 20_000  # deleted at a time: a fraction of a second, for which folding waits
 IDS_MAX = 50_000  # remembered of each small table; callers choose names, so there may be more
-
 ALL_IDS_MAX: Final = 4_096  # of their combinations: each takes 1 kB
 
 _NAMES: Final = {
