@@ -5,13 +5,14 @@ never stop the loop; what it does not take in time is dropped, and the number of
 when it takes more. Nothing here ever sees a key, a body or a header.
 """
 
-import functools
 import logging
 import os
 import select
 import threading
 import time
 from collections.abc import Callable
+
+from llmrouter.daemon.logline import LineStart
 
 PENDING_BYTES_MAX = 4 * 1024 * 1024
 """Lines that wait for a slow reader of our log: about 20,000."""
@@ -26,8 +27,8 @@ class Writer:
     """Writes lines to a file descriptor; `put` never waits."""
 
     def __init__(self, process: str, wall: Wall = _wall, *, fd: int = 2) -> None:
-        self._process = process
-        self._wall = wall
+        self.line_start = LineStart(process, wall)
+        """What every line begins with."""
         self._fd = fd
         self._changed = threading.Condition()
         # guarded by it:
@@ -57,10 +58,6 @@ class Writer:
             self._closing = True
             self._changed.notify()
         self._thread.join(timeout=CLOSE_S)
-
-    def line_start(self, level: str) -> str:
-        """What every line begins with."""
-        return _line_start(int(self._wall() * 1000), level, self._process)
 
     def _loss(self) -> bytes:
         return f"{self.line_start('warning')} log_lines_lost={self._lost}\n".encode()
@@ -111,14 +108,3 @@ def configure(process: str, *, fd: int = 2) -> Writer:
     writer = Writer(process, fd=fd)
     logging.basicConfig(level=logging.INFO, handlers=[_Handler(writer)], force=True)
     return writer
-
-
-@functools.lru_cache(maxsize=8)
-def _line_start(wall_ms: int, level: str, process: str) -> str:
-    second, ms = divmod(wall_ms, 1000)
-    return f"time={_stamp(second)}.{ms:03d}Z level={level} process={process}"
-
-
-@functools.lru_cache(maxsize=2)
-def _stamp(second: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))

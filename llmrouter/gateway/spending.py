@@ -175,7 +175,7 @@ class Spending:
         slice_tokens = estimator.passed_tokens(need.who.model, SLICE)  # in that many events
         per_slice = max(1, SLICE * SLICE // max(1, slice_tokens))
         if not self.events_held:
-            self.events_held = need.output_tokens * per_slice // SLICE
+            self.events_held = estimator.events(need.who.model, need.output_tokens)
         if self.events <= self.events_held:
             return
         slices = 1 + (self.events - self.events_held) // per_slice

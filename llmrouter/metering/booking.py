@@ -37,12 +37,17 @@ _ESTIMATED: Final = 2
 _INTERRUPTED: Final = 3
 _UNPRICED: Final = 4
 _REPORTED: Final = 5
-_PROMPT_TOKENS: Final = 6  # and those of other kinds behind it
+_PROMPT_TOKENS: Final = 6
+_CACHED_TOKENS: Final = 7
+_OUTPUT_TOKENS: Final = 8
+_REASONING_TOKENS: Final = 9
 _COST: Final = 10
 _REPORTED_COST: Final = 11
 _OTHER_ATTEMPTS: Final = 12
 
 Names = tuple[str | int, ...]
+Amounts = tuple[int, int, int, int, int | None, int | None, int | None, int | None]
+"""Tokens of the prompt, cached, of the output and of reasoning; costs; milliseconds."""
 
 
 def booked(facts: Iterable[Folded]) -> Iterator[tuple[Begin, End]]:
@@ -86,21 +91,27 @@ def is_error(end: End) -> bool:
     return end.attempts > 0 and (end.status >= 400 or end.outcome != "ok")
 
 
-def amounts(end: End) -> tuple[int | None, ...]:
-    """The amounts of a row: tokens, costs, times in milliseconds."""
+def amounts(end: End) -> Amounts:
+    """The amounts of a row: tokens, what it cost by us and by the upstream, to first byte and end.
+
+    The interrupted have no time of their end.
+    """
+    usage = end.usage
     return (
-        *_tokens(end.usage),
+        min(usage.prompt_tokens, TOKENS_MAX),
+        min(usage.cached_tokens, TOKENS_MAX),
+        min(usage.output_tokens, TOKENS_MAX),
+        min(usage.reasoning_tokens, TOKENS_MAX),
         _money(end.cost_nano_usd),
-        _money(end.usage.cost_nano_usd),
+        _money(usage.cost_nano_usd),
         end.ttft_ms,
         None if end.outcome == INTERRUPTED else end.duration_ms,
     )
 
 
-def add(sums: list[int], end: End) -> None:
+def add(sums: list[int], end: End, amounts_of_it: Amounts) -> None:
     """Add one row to the totals, which are in the order of a `Tally`."""
-    usage, cost = end.usage, _money(end.cost_nano_usd)
-    reported = _money(usage.cost_nano_usd)
+    prompt, cached, output, reasoning, cost, reported, _, _ = amounts_of_it
     if end.attempts > 0:
         sums[_CALLS] += 1
         if is_error(end):
@@ -118,9 +129,10 @@ def add(sums: list[int], end: End) -> None:
     if reported is not None:
         sums[_REPORTED] += 1
         sums[_REPORTED_COST] += reported
-    for at, tokens in enumerate(_tokens(usage), _PROMPT_TOKENS):
-        if tokens:
-            sums[at] += tokens
+    sums[_PROMPT_TOKENS] += prompt
+    sums[_CACHED_TOKENS] += cached
+    sums[_OUTPUT_TOKENS] += output
+    sums[_REASONING_TOKENS] += reasoning
 
 
 def _apart(end: End) -> Iterator[End]:
@@ -161,15 +173,6 @@ def _end_of(interrupted: Interrupted) -> End:
         cost_nano_usd=nano_usd or None,
         estimated=True,
         duration_ms=0,
-    )
-
-
-def _tokens(usage: Usage) -> tuple[int, int, int, int]:
-    return (
-        min(usage.prompt_tokens, TOKENS_MAX),
-        min(usage.cached_tokens, TOKENS_MAX),
-        min(usage.output_tokens, TOKENS_MAX),
-        min(usage.reasoning_tokens, TOKENS_MAX),
     )
 
 

@@ -56,6 +56,10 @@ class Estimator:
         """The output tokens in so many events of a stream."""
         return -(-events * self._milli_tokens.get(model, MILLI_TOKENS_PER_EVENT) // 1_000)
 
+    def events(self, model: str, tokens: int) -> int:
+        """The events of a stream that carry no more than so many output tokens."""
+        return tokens * 1_000 // self._milli_tokens.get(model, MILLI_TOKENS_PER_EVENT)
+
     def learn_prompt(self, model: str, body_bytes: int, prompt_tokens: int) -> None:
         """A body of so many bytes had so many tokens, says the upstream."""
         if prompt_tokens > 0:

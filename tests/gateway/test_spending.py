@@ -169,6 +169,14 @@ def test_events_of_little_tokens_make_the_hold_last() -> None:
     assert extended(1_000, estimator) == ([41, 41 + 2 * SLICE], 30 + 2 * SLICE)
 
 
+def test_streams_of_one_length_hold_just_that() -> None:
+    """Rounding must not cost each of them a slice, and a record of it, in its last events."""
+    estimator = Estimator()
+    estimator.learn_events("gpt", 9, 20)
+    assert extended(9, estimator) == ([], 30)
+    assert extended(10, estimator) == ([10], 30 + SLICE)
+
+
 def test_a_read_of_many_events_is_held_for_at_once() -> None:
     spending = idle_spending()
     spending.events = 20 + 3 * SLICE + 1

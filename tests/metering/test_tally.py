@@ -1,7 +1,7 @@
 """The tally is what a row of the books adds up to, column by column."""
 
 from llmrouter.contracts.call import Usage
-from llmrouter.metering.booking import INTERRUPTED, add
+from llmrouter.metering.booking import INTERRUPTED, add, amounts
 from llmrouter.metering.records import End
 from llmrouter.metering.tally import Tally
 
@@ -9,7 +9,7 @@ from llmrouter.metering.tally import Tally
 def tally(*ends: End) -> Tally:
     sums = [0] * len(Tally.__struct_fields__)
     for end in ends:
-        add(sums, end)
+        add(sums, end, amounts(end))
     return Tally(*sums)
 
 

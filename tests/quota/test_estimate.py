@@ -55,6 +55,14 @@ def test_an_event_is_a_token_until_an_upstream_says_otherwise() -> None:
     assert [estimator.passed_tokens("m", events) for events in (0, 1, 10)] == [0, 3, 25]
 
 
+@given(milli=st.integers(1, MILLI_TOKENS_MAX), tokens=st.integers(0, 10**7))
+def test_as_many_events_are_held_for_as_carry_no_more(milli: int, tokens: int) -> None:
+    estimator = Estimator()
+    estimator.learn_events("m", 1_000, milli)
+    events = estimator.events("m", tokens)
+    assert estimator.passed_tokens("m", events) <= tokens < estimator.passed_tokens("m", events + 1)
+
+
 # The output
 
 
