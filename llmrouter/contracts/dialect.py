@@ -38,7 +38,7 @@ class StreamTap(Protocol):
 
     @property
     def events(self) -> int:
-        """How many events were returned to go downstream."""
+        """How many events with data were returned to go downstream."""
 
     def feed(self, block: bytes) -> bytes:
         """Take whole events as they came; return those that go downstream, b"" for none.

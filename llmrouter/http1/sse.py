@@ -91,11 +91,6 @@ def events(block: bytes) -> Iterator[bytes]:
         yield block[start:]
 
 
-def count(block: bytes) -> int:
-    """About how many events are in `block`: of odd line ends (CR alone, mixtures), some are not."""
-    return block.count(b"\n\n") or block.count(b"\r\n\r\n") or 1
-
-
 def data_of(event: bytes) -> bytes | None:
     """The data that an event carries; None for comments and events without any."""
     if (

@@ -14,29 +14,33 @@ from llmrouter.dialects.openai import lenient
 
 MALFORMED: Final = "the upstream sent an event that is not whole JSON"
 
+NOT_PLAIN: Final = -1
 _DONE: Final = b"[DONE]"
 
 
-def are_plain(walk: Callable[[bytes], object], block: bytes) -> bool:
-    """Whether all data in the block is such as `walk` takes, one line for each event.
+def plain_count(walk: Callable[[bytes], object], block: bytes) -> int:
+    """How many events of a block have data, if that is one line each such as `walk` takes.
 
-    `walk` decodes, and raises where it meets what is to be looked at more closely.
+    NOT_PLAIN where some is not: `walk` decodes, and raises where it meets what is to be looked at
+    more closely.
     """
+    found = 0
     has_data = False
     try:
         for line in block.splitlines():
             if line.startswith(b"data:"):
                 if has_data:
-                    return False  # of several lines: only together they may be JSON
+                    return NOT_PLAIN  # of several lines: only together they may be JSON
                 walk(line[5:])
                 has_data = True
+                found += 1
             elif not line:
                 has_data = False
             elif line == b"data":
-                return False
+                return NOT_PLAIN
     except (msgspec.DecodeError, RecursionError):
-        return False
-    return True
+        return NOT_PLAIN
+    return found
 
 
 def is_end(data: bytes) -> bool:

@@ -51,8 +51,9 @@ class CompletionTap:
         if self._likeness.knows(block):
             self.events += 1
             return block
-        if not _may_end_it(block) and events.are_plain(_plain_chunk, block):
-            self.events += sse.count(block)
+        plain = events.NOT_PLAIN if _may_end_it(block) else events.plain_count(_plain_chunk, block)
+        if plain >= 0:
+            self.events += plain
             self._likeness.learn(block)
             return block
         passed: list[bytes] = []
@@ -61,7 +62,7 @@ class CompletionTap:
             if not self.complete and events.is_malformed(data):
                 raise MalformedEvent(events.MALFORMED, sound=b"".join(passed))
             if self._passes(data):
-                self.events += 1
+                self.events += 1 if data else 0
                 passed.append(event)
         return b"".join(passed)
 
@@ -108,8 +109,9 @@ class ResponseTap:
 
     def feed(self, block: bytes) -> bytes:
         """Look closely only where a response object passes, as it does at the end."""
-        if events.are_plain(_plain_response_event, block):
-            self.events += sse.count(block)
+        plain = events.plain_count(_plain_response_event, block)
+        if plain >= 0:
+            self.events += plain
             return block
         at = 0
         for event in sse.events(block):
@@ -117,7 +119,7 @@ class ResponseTap:
             if not self.complete and events.is_malformed(data):
                 raise MalformedEvent(events.MALFORMED, sound=block[:at])
             self._note(data)
-            self.events += 1
+            self.events += 1 if data else 0
             at += len(event)
         return block
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llmrouter.contracts.call import Operation
 from llmrouter.contracts.dialect import MalformedEvent
-from llmrouter.dialects.openai.events import are_plain, is_end, is_malformed
+from llmrouter.dialects.openai.events import NOT_PLAIN, is_end, is_malformed, plain_count
 from llmrouter.dialects.openai.taps import CompletionTap, ResponseTap
 from llmrouter.http1 import sse
 from tests.dialects.openai import written
@@ -72,9 +72,11 @@ def test_malformed_is_what_another_reader_of_json_does_not_read(data: bytes) -> 
 def test_a_plain_block_has_no_event_that_is_malformed_or_the_end(block: bytes) -> None:
     data = [sse.data_of(event) or b"" for event in sse.events(block)]
 
-    if are_plain(walk, block):
+    plain = plain_count(walk, block)
+    if plain != NOT_PLAIN:
         assert all(map(is_read, filter(None, data)))
         assert not any(map(is_end, data))
+        assert plain == sum(map(bool, data))
 
 
 @given(blocks())
@@ -91,6 +93,7 @@ def test_a_tap_refuses_just_what_another_reader_does_not_read(block: bytes) -> N
     ):
         if sound == block:
             assert tap.feed(block) == block
+            assert tap.events == sum(bool(sse.data_of(event)) for event in sse.events(block))
             continue
         with pytest.raises(MalformedEvent) as caught:
             tap.feed(block)
@@ -100,28 +103,29 @@ def test_a_tap_refuses_just_what_another_reader_does_not_read(block: bytes) -> N
 @pytest.mark.parametrize("cut", range(1, len(CHUNK)))
 def test_an_event_cut_anywhere_is_malformed(cut: int) -> None:
     assert is_malformed(CHUNK[:cut])
-    assert not are_plain(walk, b"data: " + CHUNK[:cut] + b"\n\n")
+    assert plain_count(walk, b"data: " + CHUNK[:cut] + b"\n\n") == NOT_PLAIN
 
 
 @pytest.mark.parametrize(
     ("block", "plain"),
     [
-        (b"data: {}\n\n", True),
-        (b"data:{}\n\ndata: [1]\r\n\r\n", True),
-        (b"event: x\nid: 7\ndata: {}\n\n", True),
-        (b": a comment\n\n", True),
-        (b"", True),
-        (b"data: {\ndata: }\n\n", False),
-        (b"data: {}\ndata: {}\n\n", False),
-        (b"data: {}\ndata\n\n", False),
-        (b"data: [DONE]\n\n", False),
-        (b"data: {}\n\ndata: [DONE]\n\n", False),
-        (b"data:\n\n", False),
-        (b"data: NaN\n\n", False),
+        (b"data: {}\n\n", 1),
+        (b"data:{}\n\ndata: [1]\r\n\r\n", 2),
+        (b"event: x\nid: 7\ndata: {}\n\n", 1),
+        (b"data: {}\r\rdata: {}\n\n\n\n: x\n\n", 2),
+        (b": a comment\n\n", 0),
+        (b"", 0),
+        (b"data: {\ndata: }\n\n", NOT_PLAIN),
+        (b"data: {}\ndata: {}\n\n", NOT_PLAIN),
+        (b"data: {}\ndata\n\n", NOT_PLAIN),
+        (b"data: [DONE]\n\n", NOT_PLAIN),
+        (b"data: {}\n\ndata: [DONE]\n\n", NOT_PLAIN),
+        (b"data:\n\n", NOT_PLAIN),
+        (b"data: NaN\n\n", NOT_PLAIN),
     ],
 )
-def test_a_block_is_plain_where_each_event_has_one_line_of_json(block: bytes, plain: bool) -> None:
-    assert are_plain(walk, block) is plain
+def test_a_block_is_plain_where_each_event_has_one_line_of_json(block: bytes, plain: int) -> None:
+    assert plain_count(walk, block) == plain
 
 
 def test_what_the_walk_does_not_take_is_not_plain() -> None:
@@ -130,8 +134,8 @@ def test_what_the_walk_does_not_take_is_not_plain() -> None:
 
     silent = msgspec.json.Decoder(Silent).decode
 
-    assert are_plain(silent, b'data: {"usage":null}\n\n')
-    assert not are_plain(silent, b'data: {"usage":{}}\n\n')
+    assert plain_count(silent, b'data: {"usage":null}\n\n') == 1
+    assert plain_count(silent, b'data: {"usage":{}}\n\n') == NOT_PLAIN
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrouter.dialects.openai.counts import PlainChunk
-from llmrouter.dialects.openai.events import are_plain
+from llmrouter.dialects.openai.events import NOT_PLAIN, plain_count
 from llmrouter.dialects.openai.likeness import TEXT_BYTES_MAX, VAIN_MAX, Likeness
 from llmrouter.http1 import sse
 
@@ -21,7 +21,7 @@ def taught(*events: bytes) -> Likeness:
     """What has learned from these, as a tap does."""
     likeness = Likeness()
     for each in events:
-        if not likeness.knows(each) and are_plain(walk, each):
+        if not likeness.knows(each) and plain_count(walk, each) != NOT_PLAIN:
             likeness.learn(each)
     return likeness
 
@@ -166,7 +166,7 @@ def test_what_is_known_is_one_plain_event_to_the_walk(stream: list[bytes]) -> No
     likeness = taught()
     for each in stream:
         known = likeness.knows(each)
-        plain = are_plain(walk, each)
+        plain = plain_count(walk, each) != NOT_PLAIN
         if known:
             assert plain
             assert list(sse.events(each)) == [each]
