@@ -127,7 +127,7 @@ def _note_stream(exchange: "Exchange", reply: "Reply", meter: "Meter") -> None:
         block = tap.feed(block)
     meter.streams = True
     meter.usage, meter.is_whole = tap.usage, tap.complete
-    meter.spending.events += sum(1 for _ in sse.events(block))
+    meter.spending.events += sum(1 for event in sse.events(block) if sse.data_of(event))
 
 
 _: type[ResponseReceiver] = _Drained

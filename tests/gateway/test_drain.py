@@ -182,7 +182,11 @@ async def test_where_nothing_is_drained_it_is_charged_with_what_passed(
 @pytest.mark.parametrize("more", [0, 1, 5])
 async def test_what_came_in_time_is_counted_where_usage_did_not(tmp_path: Path, more: int) -> None:
     go_on = asyncio.Event()
-    play: Play = [stream_head(), chunk(EVENT), Wait(go_on), *[chunk(EVENT)] * more, Stall()]
+    ping = chunk(b": a comment carries no token\n\n")
+    play: Play = [
+        *(stream_head(), chunk(EVENT), ping),
+        *(Wait(go_on), *[chunk(EVENT), ping] * more, Stall()),
+    ]
     async with staged(tmp_path, play, quota=limited(*EVERYTHING), drain=BRIEF) as stage:
         await left(stage, stream=True, after=EVENT)
         go_on.set()
@@ -275,9 +279,11 @@ UNPASSED: dict[str, tuple[Play, Usage | None, bool]] = {
     "half": ([answer(b"{}" * 50)[:-9], Stall()], foreseen(), False),
     "stream": ([stream(EVENT, USAGE, DONE)], SERVED, True),
     "stream-without-usage": ([stream(EVENT, EVENT, DONE)], None, False),
+    "stream-with-comments": ([stream(EVENT, *[b": ping\n\n"] * 5, DONE)], None, False),
     "stream-malformed": ([stream(EVENT, b'data: {"usage":{\n\n')], None, False),
     "stream-cut": ([stream_head() + chunk(EVENT), Cut()], None, False),
     "stream-cut-at-once": ([stream_head() + chunk(EVENT[:9]), Cut()], Usage(), False),
+    "stream-cut-behind-comments": ([stream_head() + chunk(b": ping\n\n"), Cut()], Usage(), False),
     "stream-stalled": ([stream_head() + chunk(EVENT), Stall()], None, False),
 }
 """What is charged, None for what passed; and whether that is the upstream's own word."""
