@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 _MS: Final = 1_000
+_NO_SECOND: Final = -(1 << 60)
 
 
 class LineStart:
@@ -15,7 +16,7 @@ class LineStart:
     def __init__(self, process: str, wall: Callable[[], float]) -> None:
         self._process = process
         self._wall = wall
-        self._stamped: tuple[int, str] = (-1, "")
+        self._stamped: tuple[int, str] = (_NO_SECOND, "")
         """The last second, and how it is written: most lines come in a second with others."""
 
     def __call__(self, level: str) -> str:

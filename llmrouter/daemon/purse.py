@@ -1,7 +1,7 @@
 """The quota side of a worker: what it may spend, what it has refused, and the way to the ledger.
 
-What there is to say goes over the channel in one write a turn of the loop. At every sweep denials
-that are new are told, and at every few of them what no call has needed goes back to the ledger.
+What there is to say goes over the channel in one write a turn of the loop. Every SWEEP_EVERY_S what
+no call needed goes back to the ledger, and denials that are new are told.
 """
 
 import asyncio
@@ -16,9 +16,6 @@ from llmrouter.quota.leases import Leases
 from llmrouter.quota.messages import FromLedger
 
 SWEEP_EVERY_S = 0.25
-IDLE_EVERY = 4
-"""What no call has touched between two of so many sweeps goes back. The ledger recalls what others
-need at once, so this is for people who look; and who calls in bursts asks less often."""
 DENIALS_EVERY = 4
 """Counts of denials are told every so many sweeps; one that is new, with the next."""
 
@@ -80,8 +77,7 @@ class Purse:
 
     def _sweep(self) -> None:
         self._sweeping = self._loop.call_later(SWEEP_EVERY_S, self._sweep)
+        self.quota.leases.sweep()
         self._sweeps += 1
-        if self._sweeps % IDLE_EVERY == 0:
-            self.quota.leases.sweep()
         if self.quota.denials.has_new or self._sweeps % DENIALS_EVERY == 0:
             self.tell_denials()

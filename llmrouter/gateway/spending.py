@@ -84,7 +84,7 @@ class Spending:
         """What serves the call."""
         self.reservation = reservation
         self.events = 0
-        """Events of the stream that have passed; told when more is to be held, and at its end."""
+        """Events with data that have passed; told when more is to be held, and at the end."""
         self.events_held = 0
         """For so many the hold suffices; 0 until the first has passed."""
         self.on_extended: Callable[[], None] | None = None

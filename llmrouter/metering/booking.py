@@ -28,7 +28,8 @@ INTERRUPTED: Final = "interrupted"
 """The outcome of a call whose worker died before its end."""
 TOKENS_MAX: Final = 10**12
 NANO_USD_MAX: Final = 10**15
-"""More than that is nonsense for one call, and sums of it would not fit 64 bits."""
+"""More than that is nonsense for one call, and sums of it would not fit 64 bits; so is less than no
+money, which no upstream's report comes with."""
 
 # Where they stand in a `Tally`.
 _CALLS: Final = 0
@@ -177,4 +178,4 @@ def _end_of(interrupted: Interrupted) -> End:
 
 
 def _money(nano_usd: int | None) -> int | None:
-    return None if nano_usd is None else min(nano_usd, NANO_USD_MAX)
+    return None if nano_usd is None else max(0, min(nano_usd, NANO_USD_MAX))

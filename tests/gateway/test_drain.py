@@ -183,10 +183,8 @@ async def test_where_nothing_is_drained_it_is_charged_with_what_passed(
 async def test_what_came_in_time_is_counted_where_usage_did_not(tmp_path: Path, more: int) -> None:
     go_on = asyncio.Event()
     ping = chunk(b": a comment carries no token\n\n")
-    play: Play = [
-        *(stream_head(), chunk(EVENT), ping),
-        *(Wait(go_on), *[chunk(EVENT), ping] * more, Stall()),
-    ]
+    later = [chunk(EVENT), ping] * more
+    play: Play = [stream_head(), chunk(EVENT), ping, Wait(go_on), *later, Stall()]
     async with staged(tmp_path, play, quota=limited(*EVERYTHING), drain=BRIEF) as stage:
         await left(stage, stream=True, after=EVENT)
         go_on.set()

@@ -293,6 +293,17 @@ def test_what_an_upstream_claims_beyond_sense_is_bounded(path: Path, books: Book
     assert (tally.cost_nano_usd, tally.reported_nano_usd) == (100 * NANO_USD_MAX,) * 2
 
 
+@pytest.mark.parametrize("nano_usd", [-1, -5, 0, 7])
+def test_rows_and_totals_agree_on_whatever_cost_a_journal_reports(
+    path: Path, books: Books, nano_usd: int
+) -> None:
+    """Less than nothing stands in a journal only where somebody wrote it there by hand."""
+    books.fold([ended(1, usage=Usage(cost_nano_usd=nano_usd)), ended(2)], {})
+
+    tally = agree(path)
+    assert (tally.reported, tally.reported_nano_usd) == (1, max(0, nano_usd))
+
+
 def test_more_names_than_are_remembered_are_found_again(
     path: Path, books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
