@@ -172,12 +172,12 @@ class Spending:
     def extend(self, cut: Callable[[Refusal], None]) -> None:
         """More events have passed than are held: hold a slice more, or have the stream cut."""
         need, estimator = self._need, self._flight.estimator
-        slice_tokens = estimator.passed_tokens(need.who.model, SLICE)  # in that many events
-        per_slice = max(1, SLICE * SLICE // max(1, slice_tokens))
         if not self.events_held:
             self.events_held = estimator.events(need.who.model, need.output_tokens)
         if self.events <= self.events_held:
             return
+        slice_tokens = estimator.passed_tokens(need.who.model, SLICE)  # in that many events
+        per_slice = max(1, SLICE * SLICE // max(1, slice_tokens))
         slices = 1 + (self.events - self.events_held) // per_slice
         self.events_held += slices * per_slice
         tokens = slices * SLICE
