@@ -8,26 +8,28 @@ An offer to upgrade is not taken up (Java's client makes one with every first re
 last request of its connection: llhttp would read on in the other protocol, so a second parser reads
 the body, if there is one.
 
-llhttp refuses by itself: Content-Length beside Transfer-Encoding, duplicate or malformed lengths,
-obs-fold, bare LF and CR, NUL and other controls, white space before the colon, the HTTP/2 preface.
+Of a body whose length is known, the parser reads what came with the end of its head. The rest is
+counted off, since the parser would copy each piece, and another parser reads the next request.
+
 A client sends the same head with every request of a connection, but for the length of the body.
 llhttp reads it once: a head is a function of its bytes, and so one that is alike gives the same
 request. That holds for whole requests alone, which ask for nothing but to be answered; any other
 bytes go to the parser, which stands between two requests meanwhile. A request as the official SDKs
 send it (20 headers) is read in a quarter of the time.
 
-Refused here: versions other than 1.0 and 1.1, a missing or repeated Host, any transfer coding but
-`chunked` (and that in HTTP/1.0), heads and bodies over their limits, and framing without end (chunk
-extensions), for which llhttp has no limit of its own.
+llhttp refuses by itself: Content-Length beside Transfer-Encoding, duplicate or malformed lengths,
+obs-fold, bare LF and CR, NUL and other controls, white space before the colon, the HTTP/2 preface;
+`heads` what else makes a request unfit. Refused here: heads and bodies over their limits, and
+framing without end (chunk extensions), for which llhttp has no limit of its own.
 """
 
-import re
 from typing import Final, Protocol
 
 import httptools
 
+from llmrouter.http1 import heads
 from llmrouter.http1.errors import MessageError
-from llmrouter.http1.request import LENGTH_DIGITS_MAX, Buffered, KnownHead, Request, path_of
+from llmrouter.http1.request import Buffered, KnownHead, Request, path_of
 
 FRAMING_BYTES_MAX: Final = 4096
 """Of a chunked body, bytes in a row that carry nothing: real chunk lines are under 20 bytes."""
@@ -36,7 +38,6 @@ SLICE_BYTES: Final = 2048
 NEW_HEADS_MAX: Final = 4
 """After so many heads of which none was like the one before, none is remembered any more."""
 _HEAD_END: Final = b"\r\n\r\n"
-_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)(?=\r\n)", re.IGNORECASE)
 _BLANKS: Final = b" \t"
 _LINE_PUNCTUATION_BYTES: Final = len(b": \r\n")
 _REQUEST_LINE_BYTES: Final = 32
@@ -74,6 +75,7 @@ class RequestReader:
         "_barren_bytes",
         "_body_bytes_max",
         "_body_follows",
+        "_body_left",
         "_buffered",
         "_chunked",
         "_completed",
@@ -120,6 +122,8 @@ class RequestReader:
         self._head_bytes_fed = 0
         self._chunked = False
         self._body_follows = False
+        self._body_left = 0
+        """Bytes of its body that are still to come, if the parser is not to read them."""
         self._parts = 0
         self._barren_bytes = 0
         # for the bytes being fed
@@ -149,6 +153,10 @@ class RequestReader:
 
     def feed(self, data: bytes) -> None:
         """Read `data`; raises MessageError where the connection cannot go on."""
+        if self._body_left:
+            data = self._read_body(data)
+            if not data:
+                return
         if self._new_heads > NEW_HEADS_MAX or self.is_mid_request() or self.ended:
             self._read(data)
         elif self._known is None or (read := self._known.read(data)) is None:
@@ -161,7 +169,7 @@ class RequestReader:
         self._new_heads = 0
         size = len(body)
         if size > self._body_bytes_max:
-            raise _body_too_large(self._body_bytes_max)
+            raise heads.body_too_large(self._body_bytes_max)
         receiver = self._receiver
         assert receiver is not None
         self._request = request
@@ -174,18 +182,31 @@ class RequestReader:
         """Read what a request may begin with; if it is all of one, remember its head."""
         self._read(data)
         request, self._whole = self._whole, None
-        if request is not None and (known := _known(request, data, self._head_bytes_max)):
+        if request is not None and (known := heads.known(request, data, self._head_bytes_max)):
             self._known = known
             self._new_heads += 1
+
+    def _read_body(self, data: bytes) -> bytes:
+        """Read more of a body whose length is known; what is left of `data` behind it."""
+        left = self._body_left
+        self._body_left = max(0, left - len(data))
+        self.on_body(data if len(data) <= left else data[:left])
+        if not self._body_left:
+            self._parser = httptools.HttpRequestParser(self)
+            self.on_message_complete()
+        return data[left:]
 
     def _read(self, data: bytes) -> None:
         if len(data) <= SLICE_BYTES or not self._may_be_chunked(data):
             self._feed(data)
-            return
-        view = memoryview(data)
-        while view:
-            self._feed(view[:SLICE_BYTES])
-            view = view[SLICE_BYTES:]
+        else:
+            view = memoryview(data)
+            while view:
+                self._feed(view[:SLICE_BYTES])
+                view = view[SLICE_BYTES:]
+        request = self._request
+        if request is not None and not (self._in_head or self._chunked):
+            self._body_left = int(request.headers[b"content-length"]) - request.body_bytes
 
     def _may_be_chunked(self, data: bytes) -> bool:
         if self._in_head or self._request is not None:
@@ -274,21 +295,14 @@ class RequestReader:
         request, receiver = self._request, self._receiver
         assert request is not None
         assert receiver is not None
-        request.method = self._parser.get_method()
-        self._check_version(request)
-        headers = request.headers
-        self._chunked = False
-        if (coding := headers.get(b"transfer-encoding")) is not None:
-            self._check_coding(request, coding)
-        elif int(headers.get(b"content-length", b"0")) > self._limits.body_bytes:
-            raise self._refuse(_body_too_large(self._limits.body_bytes))
-        request.keep_alive = self._parser.should_keep_alive()
-        if self._parser.should_upgrade():
-            self._ignore_upgrade(request)
-        if b"expect" in headers:
-            self._read_expectation(request)
-        self._in_head = False
+        parser = self._parser
+        request.method = parser.get_method()
+        request.keep_alive = parser.should_keep_alive()
         try:
+            self._chunked = heads.check(request, parser.get_http_version(), self._body_bytes_max)
+            if parser.should_upgrade():
+                self._ignore_upgrade(request)
+            self._in_head = False
             receiver.request_head(request)
         except MessageError as error:
             raise self._refuse(error) from None
@@ -307,7 +321,7 @@ class RequestReader:
             if buffered.bytes > buffered.bytes_max:
                 raise self._refuse(_no_memory(buffered.bytes_max))
         if request.body_bytes > self._body_bytes_max:
-            raise self._refuse(_body_too_large(self._body_bytes_max))
+            raise self._refuse(heads.body_too_large(self._body_bytes_max))
 
     def on_message_complete(self) -> None:
         """The request is whole; the next byte begins another one, if the connection goes on."""
@@ -326,28 +340,12 @@ class RequestReader:
         self._whole = request
         receiver.request_complete(request)
 
-    def _check_version(self, request: Request) -> None:
-        version = self._parser.get_http_version()
-        if version == "1.0":
-            request.minor_version = 0
-        elif version != "1.1":
-            raise self._refuse(MessageError(400, f"HTTP/{version} is not served; use HTTP/1.1"))
-        host = request.headers.get(b"host")
-        if (host is None and request.minor_version == 1) or (host is not None and b"," in host):
-            raise self._refuse(MessageError(400, "exactly one host header is needed"))
-
-    def _check_coding(self, request: Request, coding: bytes) -> None:
-        if coding.lower() != b"chunked" or request.minor_version == 0:
-            reason = "the only transfer coding served is chunked, in HTTP/1.1"
-            raise self._refuse(MessageError(400, reason))
-        self._chunked = True
-
     def _ignore_upgrade(self, request: Request) -> None:
         # llhttp takes everything after such a head for the other protocol's bytes.
         request.keep_alive = False
         self._body_follows = self._chunked or int(request.headers.get(b"content-length", b"0")) > 0
         if self._body_follows and request.method == b"CONNECT":
-            raise self._refuse(MessageError(400, "a CONNECT request has no body"))
+            raise MessageError(400, "a CONNECT request has no body")
 
     def _read_on(self, rest: bytes | memoryview) -> None:
         """Read the body of a request that llhttp took for an upgrade, and nothing after it."""
@@ -363,11 +361,6 @@ class RequestReader:
         if rest:
             self._feed(rest)
 
-    def _read_expectation(self, request: Request) -> None:
-        if request.headers[b"expect"].lower() != b"100-continue":
-            raise self._refuse(MessageError(400, "the only expectation served is 100-continue"))
-        request.expects_continue = request.minor_version == 1
-
 
 class _BodyOnly:
     """What a parser that reads nothing but one body calls."""
@@ -376,19 +369,6 @@ class _BodyOnly:
         self.on_chunk_header = reader.on_chunk_header
         self.on_body = reader.on_body
         self.on_message_complete = reader.on_message_complete
-
-
-def _known(request: Request, data: bytes, head_bytes_max: int) -> KnownHead | None:
-    """The head of `request`, if that is all of `data` and asks for nothing but to be answered."""
-    if not request.keep_alive or request.expects_continue:
-        return None
-    end = data.find(_HEAD_END) + len(_HEAD_END)
-    lengths = list(_LENGTH.finditer(data, 0, end))
-    if len(lengths) != 1 or end + LENGTH_DIGITS_MAX > head_bytes_max:
-        return None
-    start, stop = lengths[0].span(1)
-    known = KnownHead(request, data[:start], data[stop:end])
-    return None if known.read(data) is None else known
 
 
 def _malformed(error: httptools.HttpParserError) -> MessageError:
@@ -404,7 +384,3 @@ def _head_too_large(limit: int) -> MessageError:
 def _no_memory(limit: int) -> MessageError:
     reason = f"all bodies in memory are longer than {limit} bytes together"
     return MessageError(503, f"{reason}; try again shortly")
-
-
-def _body_too_large(limit: int) -> MessageError:
-    return MessageError(413, f"the body is longer than {limit} bytes")

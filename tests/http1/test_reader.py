@@ -305,6 +305,21 @@ def test_bodies_are_counted_while_they_are_held() -> None:
     assert buffered.bytes == 0
 
 
+def test_what_a_long_body_comes_in_is_not_copied() -> None:
+    class Large(Limits):
+        body_bytes = 1_000_000
+
+    heard = Heard()
+    reader = RequestReader(heard, Large, Buffered(1 << 30))
+    pieces = [bytes([n]) * 100_000 for n in range(4)]
+    reader.feed(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 400003\r\n\r\nabc")
+    for piece in pieces:
+        reader.feed(piece)
+    (request,) = heard.requests
+    assert [id(piece) for piece in request.pieces[1:]] == [id(piece) for piece in pieces]
+    assert request.body == b"abc" + b"".join(pieces)
+
+
 def test_a_body_for_which_there_is_no_memory_is_refused() -> None:
     reader = RequestReader(Heard(), Limits, Buffered(5))
     reader.feed(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nabcde")
