@@ -2,7 +2,7 @@
 
 The tail is not the ledger's, and its positions stand in the books themselves: so books that fall
 behind, or cannot be written for a while, stop no call and lose none. What was read and could not be
-stored is kept, and nothing more is read until it is.
+stored is read again, from the positions that the books have.
 
 Whose writer is dead, the lock of its newest file tells: those are read to their end, one after the
 other, and their calls in flight closed as interrupted. Nobody has to say who lives.
@@ -13,7 +13,7 @@ Invariant: what is in here changes no journal, and knows nothing of what the led
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llmrouter.config.schema import Config
@@ -22,11 +22,11 @@ from llmrouter.metering.bookfile import BooksError
 from llmrouter.metering.books import PRUNE_ROWS, Books
 from llmrouter.metering.journal import journal_paths
 from llmrouter.metering.replay import UnknownFormat
-from llmrouter.metering.tail import Began, Damaged, Folded, Position, Tail
+from llmrouter.metering.tail import Folded, Position, Tail
 
 _log = logging.getLogger(__name__)
 
-ROUND_RECORDS = 2_000  # as much as a failing disk leaves in memory; some 20 ms of work
+ROUND_RECORDS = 2_000  # in a transaction; some 20 ms of work
 SLICE_S = 1.0
 """For which `catch_up` has the state at a time: a daemon that starts meanwhile waits for longer."""
 PAUSE_S = 0.1
@@ -46,16 +46,12 @@ class Bookkeeping:
             self._path = books_path
             self._file = _file_at(books_path)
             """The books are in it as long as it is what stands at the path."""
-            positions = self._books.positions()
-            try:
-                self._tail = Tail(journal_dir, positions)
-            except (OSError, UnknownFormat) as error:
-                raise BooksError(f"the journals cannot be read for the books: {error}") from error
+            self._journal_dir = journal_dir
+            self._saved: set[str] = set()
+            """Boots with a position in the books."""
+            self._tail: Tail | None = self._follow()
+            """None after a failure: then it is ahead of the books."""
             failing.pop_all()
-        self._saved = set(positions)
-        """Boots with a position in the books."""
-        self._facts: list[Folded] = []
-        """What was read and is not in the books."""
         self._moved: set[str] = set()
         """Boots whose position has changed since it was stored."""
         self._more = False
@@ -64,16 +60,26 @@ class Bookkeeping:
         self._said = ""
 
     def __repr__(self) -> str:
-        return f"<Bookkeeping {self._books!r} waiting={len(self._facts)} more={self._more}>"
+        return f"<Bookkeeping {self._books!r} more={self._more}>"
 
     def fold(self) -> bool:
         """Fold what is new, as far as one round goes; whether there is more already.
 
-        Raises BooksError where it cannot be stored: the next call then does nothing but try again.
+        Raises BooksError where it cannot be stored: the next call tries the same again.
         """
-        if not self._facts and not self._moved:
-            self._read()
-        self._store()
+        if _file_at(self._path) != self._file:  # else journals go, and their calls with that file
+            raise BooksError(
+                f"the books {self._path} were moved away or replaced while they are in use; restart"
+                " to go on with what stands there now, or with new ones"
+            )
+        tail = self._tail or self._follow()
+        self._tail = None
+        try:
+            self._fold(tail)
+        except BaseException:
+            tail.close()
+            raise
+        self._tail = tail
         return self._more
 
     def fold_all(self, clock: Callable[[], float], ends_at_s: float) -> bool:
@@ -98,60 +104,72 @@ class Bookkeeping:
 
     def close(self) -> None:
         """Let go of everything; what was not stored is still in the journals."""
-        self._tail.close()
+        if self._tail is not None:
+            self._tail.close()
         self._books.close()
 
-    def _read(self) -> None:
+    def _follow(self) -> Tail:
+        """The journals, from where the books are on."""
+        positions = self._books.positions()
+        try:
+            tail = Tail(self._journal_dir, positions)
+        except (OSError, UnknownFormat) as error:
+            raise BooksError(f"the journals cannot be read for the books: {error}") from error
+        self._saved = set(positions)
+        return tail
+
+    def _fold(self, tail: Tail) -> None:
+        """Read and store one round: what is read is not kept in between."""
+        self._moved.clear()
+        with self._books.folding() as folding:
+            for facts in self._read(tail):
+                folding.store(facts)
+            known = {each.boot for each in tail.boots()}
+            moved = {boot: tail.position(boot) for boot in self._moved & known}
+            gone = self._saved - known  # dead, and their files deleted
+            folding.move({**moved, **dict.fromkeys(gone)})
+        self._saved = self._saved - gone | moved.keys()
+
+    def _read(self, tail: Tail) -> Iterator[list[Folded]]:
         self._error = None
         try:
-            self._more = self._read_the_dead() or self._take(self._tail.poll(ROUND_RECORDS))
+            yield from self._read_the_dead(tail)
+            if not self._more:
+                yield from self._read_on(tail)
         except UnknownFormat as error:  # Nothing was read by what raises this.
             self._error, self._more = error, False
         self._tell_of_error()
 
-    def _read_the_dead(self) -> bool:
-        """Read boots without a writer to their end, each by itself; whether there is more of them.
+    def _read_the_dead(self, tail: Tail) -> Iterator[list[Folded]]:
+        """Read boots without a writer to their end, as far as one round goes.
 
-        By itself, for there may be more of them than files that can be open at once.
+        Each by itself, for there may be more of them than files that can be open at once.
         """
-        tail = self._tail
+        self._more = False
+        calls = 0
         for boot in [each.boot for each in tail.boots() if not each.closed]:
             if tail.is_written(boot):
                 continue
-            if self._take(tail.poll(ROUND_RECORDS, only=boot)):
-                return True
-            self._take(tail.finish(boot))
+            for facts in self._read_on(tail, only=boot):
+                calls += len(facts)
+                yield facts
+            if self._more:
+                return
+            for _, facts in tail.finish(boot):
+                calls += len(facts)
+                yield facts
+            self._error = self._error or tail.error
             self._moved.add(boot)
-            if len(self._facts) >= ROUND_RECORDS:
-                return True
-        return False
+            if calls >= ROUND_RECORDS:
+                self._more = True
+                return
 
-    def _take(self, facts: list[Folded]) -> bool:
-        """Keep what was just read; whether that was not all."""
-        for fact in facts:
-            if isinstance(fact, Damaged):  # It is not said whose; a restart shall not meet it again
-                self._moved.update(each.boot for each in self._tail.boots() if not each.closed)
-                continue
-            self._moved.add(fact.boot)
-            if not isinstance(fact, Began):
-                self._facts.append(fact)
-        self._error = self._error or self._tail.error
-        return self._tail.more
-
-    def _store(self) -> None:
-        if _file_at(self._path) != self._file:  # else journals go, and their calls with that file
-            raise BooksError(
-                f"the books {self._path} were moved away or replaced while they are in use; restart"
-                " to go on with what stands there now, or with new ones"
-            )
-        known = {each.boot for each in self._tail.boots()}
-        moved = {boot: self._tail.position(boot) for boot in self._moved & known}
-        gone = self._saved - known  # dead, and their files deleted
-        if self._facts or moved or gone:
-            self._books.fold(self._facts, {**moved, **dict.fromkeys(gone)})
-        self._saved = self._saved - gone | moved.keys()
-        self._facts = []
-        self._moved.clear()
+    def _read_on(self, tail: Tail, only: str = "") -> Iterator[list[Folded]]:
+        for boot, facts in tail.poll(ROUND_RECORDS, only=only):
+            self._moved.add(boot)
+            yield facts
+        self._more = tail.more
+        self._error = self._error or tail.error
 
     def _tell_of_error(self) -> None:
         said = "" if self._error is None else str(self._error)

@@ -29,11 +29,11 @@ from llmrouter.metering.tail import (
     Damaged,
     Ended,
     Folded,
+    Found,
     Interrupted,
     Position,
     Tail,
 )
-from llmrouter.processor import STRIDE, give_way
 from llmrouter.quota.bucket import Saved
 from llmrouter.quota.ledger import ROW_PREFIX, Charge, Ledger, Standing, read_rows
 from llmrouter.quota.rulebook import Bucketed, Rulebook
@@ -203,19 +203,18 @@ class Teller:
         self._moved.clear()
         return changes
 
-    def _count_all(self, read: Callable[[], list[Folded]]) -> None:
+    def _count_all(self, read: Callable[[], Iterator[Found]]) -> None:
         """Count what `read` finds; what cannot be read is said once, and tried by the next."""
+        self.found = 0
         try:
-            facts = read()
+            for boot, facts in read():
+                for fact in facts:
+                    self._count(fact)
+                self.found += len(facts)
+                self._moved.add(boot)  # also for what is damaged: a restart shall not meet it again
             self._error = self._tail.error
         except UnknownFormat as error:
-            facts, self._error = [], error
-        self.found = len(facts)
-        for number, fact in enumerate(facts):
-            if number % STRIDE == 0:
-                give_way()
-            self._count(fact)
-        give_way()
+            self._error = error
         self._charge_sums()
         said = "" if self._error is None else str(self._error)
         if said and said != self._said:
@@ -242,8 +241,6 @@ class Teller:
             case Damaged():
                 where = fact.path, fact.offset, fact.length
                 _log.error("journal=%s damaged at byte %d: %d bytes cannot be read", *where)
-                # It is not known whose that was; a restart shall not meet it again.
-                self._moved.update(each.boot for each in self._tail.boots() if not each.closed)
             case _:
                 assert_never(fact)
 
@@ -283,7 +280,6 @@ class Teller:
                 instead_of=begin.instead_of,
             )
             self.ledger.charge(charge, now_ms, is_live=boot in self._live)
-            self._moved.add(boot)
             self._orphans_moved |= boot in self._orphans
         self._sums.clear()
 

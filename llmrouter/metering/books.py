@@ -1,8 +1,8 @@
 """The books: every call, and totals by the hour and day, in one file that others can read.
 
-Rows are made from what a `Tail` hands out, and stored together with its positions in one
-transaction: whatever is killed when, a call is in the books once. `booking` says how a call is
-booked, `bookfile` what is in the file; `accounts` reads it.
+Rows are made from what a `Tail` hands out, while it reads, and stored together with its positions
+in one transaction: whatever is killed when, a call is in the books once. `booking` says how a call
+is booked, `bookfile` what is in the file; `accounts` reads it.
 
 A commit survives the death of the process. That it survives a power cut too is sure only after
 `durable`; before, one takes the latest commits as wholes, each with its positions.
@@ -12,6 +12,7 @@ Deliberately absent: a clock, and a thread (one at a time uses a `Books`).
 """
 
 import contextlib
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -97,20 +98,24 @@ class Books:
             rows = self._db.execute("SELECT boot, position FROM positions").fetchall()
             return {boot: _decode(position) for boot, position in rows}
 
-    def fold(self, facts: Iterable[Folded], positions: Mapping[str, Position | None]) -> int:
-        """Store what was handed out, and up to where; how many rows that were.
+    @contextlib.contextmanager
+    def folding(self) -> Iterator["Folding"]:
+        """Have what was handed out stored, and up to where, while the `with` lasts.
 
-        A position of None is forgotten. All of it is stored, or nothing where BooksError is raised:
-        then the same can be folded again, once what the message says is mended.
+        All of it is stored, or nothing where BooksError or anything else is raised: then the same
+        can be folded again, once what the message says is mended.
         """
-        with self._transaction():
-            rows = self._store(facts)
-            for boot, position in positions.items():
-                if position is None:
-                    self._db.execute(_FORGET_POSITION, (boot,))
-                else:
-                    self._db.execute(_SET_POSITION, (boot, _encode(position).decode()))
-        return rows
+        with contextlib.ExitStack() as transactions:
+            folding = Folding(self, transactions)
+            yield folding
+            folding.close()
+
+    def fold(self, facts: Iterable[Folded], positions: Mapping[str, Position | None]) -> int:
+        """Store facts that are all at hand; how many rows that were."""
+        with self.folding() as folding:
+            folding.store(facts)
+            folding.move(positions)
+        return folding.rows
 
     def prune(self, keep_from_ms: int, rows_max: int = PRUNE_ROWS) -> int:
         """Delete single calls from before that hour, the oldest `rows_max`; how many there were.
@@ -118,7 +123,7 @@ class Books:
         Their totals stay. Repeat it, with folding in between, until it deletes less than that.
         """
         hour_ms = _start(keep_from_ms, HOUR_MS)
-        with self._transaction():
+        with self.writing():
             self._db.execute(_KEEP_FROM, (hour_ms,))
             return self._db.execute(_PRUNE, (hour_ms, rows_max)).rowcount
 
@@ -132,7 +137,7 @@ class Books:
         with failures_named(self._path):
             self._db.execute("PRAGMA synchronous = FULL")
             try:
-                with self._transaction():
+                with self.writing():
                     self._db.execute(_COUNT_SYNC)
             finally:
                 self._db.execute("PRAGMA synchronous = NORMAL")
@@ -142,37 +147,8 @@ class Books:
         """Let go of the file; the last to do so merges the write-ahead log into it."""
         self._db.close()
 
-    def _store(self, facts: Iterable[Folded]) -> int:
-        count = 0
-        rows: list[tuple[object, ...]] = []
-        hours: _Totals = {}
-        for begin, end in booked(facts):
-            ids = self._ids_of(begin, end)
-            of_it = amounts(end)
-            prompt, cached, output, reasoning, cost, reported, ttft_ms, duration_ms = of_it
-            row = (
-                end.at_ms, end.request_id, *ids, prompt, cached, output, reasoning, cost,
-                _NO_REPORT if reported is None else reported, ttft_ms, duration_ms,
-            )  # fmt: skip
-            rows.append(row)
-            add(_sums(hours, (_start(end.at_ms, HOUR_MS), ids[0], ids[1])), end, of_it)
-            count += 1
-            if len(rows) == STRIDE:
-                self._db.executemany(_INSERT_CALL, rows)
-                rows.clear()
-                give_way()
-        self._db.executemany(_INSERT_CALL, rows)
-        days: _Totals = {}
-        for (start_ms, who_id, what_id), sums in hours.items():
-            of_day = _sums(days, (_start(start_ms, DAY_MS), who_id, what_id))
-            for at, more in enumerate(sums):
-                of_day[at] += more
-        self._db.executemany(_ADD_HOURS, [(*key, *sums) for key, sums in hours.items()])
-        self._db.executemany(_ADD_DAYS, [(*key, *sums) for key, sums in days.items()])
-        return count
-
-    def _ids_of(self, begin: Begin, end: End) -> tuple[int, int, int, int]:
-        """Most calls are like others in all of this: one look is for them."""
+    def ids_of(self, begin: Begin, end: End) -> tuple[int, int, int, int]:
+        """Of who, what, how and priced; most calls are like others in all of that."""
         like = (
             begin.org, begin.team, begin.user, begin.key_id,
             begin.model, begin.deployment, begin.upstream, begin.dialect, begin.operation,
@@ -204,15 +180,84 @@ class Books:
         return int(new)
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """All that is done within, with what is given, is stored, or nothing; raises BooksError."""
         try:
             with failures_named(self._path), transaction(self._db):
-                yield
+                yield self._db
         except BaseException:
             self._all_ids.clear()  # new ones went with the transaction
             for ids in self._ids.values():
                 ids.clear()
             raise
+
+
+class Folding:
+    """One transaction of the books; it begins with the first that there is to store."""
+
+    __slots__ = ("_books", "_db", "_hours", "_transactions", "rows")
+
+    def __init__(self, books: Books, transactions: contextlib.ExitStack) -> None:
+        self._books = books
+        self._transactions = transactions
+        self._db: sqlite3.Connection | None = None
+        self._hours: _Totals = {}
+        self.rows = 0
+        """How many were stored."""
+
+    def store(self, facts: Iterable[Folded]) -> None:
+        """Make rows of facts."""
+        rows: list[tuple[object, ...]] = []
+        hours, ids_of = self._hours, self._books.ids_of
+        for begin, end in booked(facts):
+            if self._db is None:
+                self._begin()
+            ids = ids_of(begin, end)
+            of_it = amounts(end)
+            prompt, cached, output, reasoning, cost, reported, ttft_ms, duration_ms = of_it
+            row = (
+                end.at_ms, end.request_id, *ids, prompt, cached, output, reasoning, cost,
+                _NO_REPORT if reported is None else reported, ttft_ms, duration_ms,
+            )  # fmt: skip
+            rows.append(row)
+            add(_sums(hours, (_start(end.at_ms, HOUR_MS), ids[0], ids[1])), end, of_it)
+            if len(rows) == STRIDE:
+                self._insert(rows)
+                rows.clear()
+                give_way()
+        if rows:
+            self._insert(rows)
+
+    def move(self, positions: Mapping[str, Position | None]) -> None:
+        """Say up to where it was handed out, by boot; a position of None is forgotten."""
+        for boot, position in positions.items():
+            db = self._db or self._begin()
+            if position is None:
+                db.execute(_FORGET_POSITION, (boot,))
+            else:
+                db.execute(_SET_POSITION, (boot, _encode(position).decode()))
+
+    def close(self) -> None:
+        """All is added: store the totals."""
+        db = self._db
+        if db is None:
+            return
+        days: _Totals = {}
+        for (start_ms, who_id, what_id), sums in self._hours.items():
+            of_day = _sums(days, (_start(start_ms, DAY_MS), who_id, what_id))
+            for at, more in enumerate(sums):
+                of_day[at] += more
+        db.executemany(_ADD_HOURS, [(*key, *sums) for key, sums in self._hours.items()])
+        db.executemany(_ADD_DAYS, [(*key, *sums) for key, sums in days.items()])
+
+    def _begin(self) -> sqlite3.Connection:
+        self._db = db = self._transactions.enter_context(self._books.writing())
+        return db
+
+    def _insert(self, rows: list[tuple[object, ...]]) -> None:
+        assert self._db is not None
+        self._db.executemany(_INSERT_CALL, rows)
+        self.rows += len(rows)
 
 
 def _start(at_ms: int, of_ms: int) -> int:

@@ -34,6 +34,8 @@ class Interrupted(msgspec.Struct, frozen=True, gc=False):
 
 
 Folded = Began | Ended | Interrupted | Damaged
+Found = tuple[str, list[Folded]]
+"""A boot, and some of its facts, in order."""
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True):

@@ -1,10 +1,11 @@
 """Follows the journals of a directory while they are written; every fact is handed out once.
 
-`Tail.poll` gives what is new since the last one: a call began, a call ended (with its begin and
-what was held for it at last), a line cannot be read. `Tail.finish` closes the boot of a dead writer
-(one life of one worker): its calls without an end come out as interrupted. Whoever counts stores
-what was counted together with `Tail.position` of each boot, in one transaction; a `Tail` that
-resumes from these positions goes on behind the last fact counted, whatever was killed in between.
+`Tail.poll` gives what is new since the last one, some facts of one boot at a time: a call began, a
+call ended (with its begin and what was held for it at last), a line cannot be read. `Tail.finish`
+closes the boot of a dead writer (one life of one worker): its calls without an end come out as
+interrupted. Whoever counts stores what was counted together with `Tail.position` of each boot, in
+one transaction; a `Tail` that resumes from these positions goes on behind the last fact counted,
+whatever was killed in between.
 
 How the files of one boot are read says `follow`. A file is known by its boot and its name together,
 as names come back where files were deleted. A file is needed no more once its boot is closed, or is
@@ -21,14 +22,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from llmrouter.metering.facts import Began, Boot, Counts, Ended, Folded, Interrupted, Position
+from llmrouter.metering.facts import (
+    Began,
+    Boot,
+    Counts,
+    Ended,
+    Folded,
+    Found,
+    Interrupted,
+    Position,
+)
 from llmrouter.metering.follow import Following, read_header
 from llmrouter.metering.journal import name_parts
 from llmrouter.metering.records import Begin, Header
 from llmrouter.metering.replay import Damaged
 
 __all__ = [
-    "Began", "Boot", "Counts", "Damaged", "Ended", "Folded", "Interrupted", "Position", "Tail",
+    "Began", "Boot", "Counts", "Damaged", "Ended", "Folded", "Found", "Interrupted", "Position",
+    "Tail",
 ]  # fmt: skip
 
 POLL_RECORDS: Final = (
@@ -82,41 +93,39 @@ class Tail:
     def __repr__(self) -> str:
         return f"<Tail {self._directory} boots={len(self._boots)} error={self.error}>"
 
-    def poll(self, records_max: int = POLL_RECORDS, *, only: str = "") -> list[Folded]:
-        """What is new, in order within each boot; reads about `records_max` records at most.
+    def poll(self, records_max: int = POLL_RECORDS, *, only: str = "") -> Iterator[Found]:
+        """What is new, some at a time; reads about `records_max` records at most.
 
-        Of all boots, or `only` of one: then no other is opened. Raises UnknownFormat, with nothing
-        read, while there is a file that only another version can read.
+        Of all boots, or `only` of one: then no other is opened. What was handed out is behind
+        `position`, and read on it is when the next are asked for. Raises UnknownFormat, with
+        nothing read, while there is a file that only another version can read.
         """
         self.error = None
+        self.more = True
         with self._noting():
             self._look()
-        facts: list[Folded] = []
         left = records_max
         wanted = (each for each in self._boots.values() if only in ("", each.boot))
         for following in [each for each in wanted if not each.closed]:
             with self._noting():
-                left = following.follow(facts, left)
+                left = yield from following.follow(left)
             if not left:  # The others come first next time.
                 self._boots[following.boot] = self._boots.pop(following.boot)
                 break
         self.more = not left
-        return facts
 
-    def finish(self, boot: str) -> list[Folded]:
+    def finish(self, boot: str) -> Iterator[Found]:
         """The writer of `boot` is dead: what is left of its facts, then its calls in flight.
 
-        All at once, so poll until there is no `more` before. Where a file cannot be read (`error`)
+        All of it, so poll until there is no `more` before. Where a file cannot be read (`error`)
         the boot stays open, and nothing is interrupted yet.
         """
         self.error = None
-        facts: list[Folded] = []
         with self._noting():
             self._look(list_now=True)
             following = self._boots.get(boot)
             if following is not None and not following.closed:
-                following.finish(facts)
-        return facts
+                yield from following.finish()
 
     def position(self, boot: str) -> Position:
         """Up to where the facts of `boot` were handed out."""

@@ -336,7 +336,7 @@ def full(_: Desk, keeping: Bookkeeping) -> Iterator[None]:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("refused", [locked, full])
-def test_what_cannot_be_stored_is_kept_and_nothing_more_is_read_until_it_is(
+def test_what_cannot_be_stored_is_read_again_until_it_is(
     desk: Desk,
     refused: Callable[[Desk, Bookkeeping], contextlib.AbstractContextManager[None]],
 ) -> None:
@@ -348,12 +348,21 @@ def test_what_cannot_be_stored_is_kept_and_nothing_more_is_read_until_it_is(
             with pytest.raises(BooksError):
                 keeping.fold()
             writer.end(writer.begin(), 3, 30)
-            assert "waiting=500" in repr(keeping)
         assert rows(desk.path) == []
 
     fold_all(keeping)
 
     assert outcomes(desk) == {"ok": 503}
+    writer.die()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_round_that_finds_nothing_needs_no_lock(desk: Desk) -> None:
+    keeping, writer = desk.open(), desk.writer()
+    writer.end(writer.begin())
+    fold_all(keeping)
+    with locked(desk, keeping):
+        assert not keeping.fold()
     writer.die()
 
 
@@ -584,4 +593,4 @@ def test_a_state_that_must_not_be_used_is_told(config: Config, state: Path) -> N
 
 
 def test_repr_shows_the_state(desk: Desk) -> None:
-    assert repr(desk.open()) == f"<Bookkeeping <Books {desk.path}> waiting=0 more=False>"
+    assert repr(desk.open()) == f"<Bookkeeping <Books {desk.path}> more=False>"

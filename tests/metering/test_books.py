@@ -381,6 +381,30 @@ def test_every_call_is_booked_once_whatever_breaks_off(
         ]
 
 
+def test_a_fold_in_several_lots_is_stored_as_one_or_not_at_all(path: Path, books: Books) -> None:
+    def break_off(failure: BaseException) -> None:
+        with books.folding() as folding:
+            folding.store([ended(1)])
+            folding.move(at(1))
+            raise failure
+
+    for failure, raised in ((OSError("the disk"), BooksError), (Crash(), Crash)):
+        with pytest.raises(raised):
+            break_off(failure)
+        assert rows(path, "SELECT request_id FROM calls") == []
+
+    with books.folding() as folding:
+        folding.store([ended(1)])
+        folding.move(at(1))
+        folding.store([ended(2)])
+        assert rows(path, "SELECT request_id FROM calls") == []
+        folding.move(at(2))
+
+    assert rows(path, "SELECT request_id FROM calls") == [("req_1",), ("req_2",)]
+    assert books.positions() == at(2)
+    assert agree(path).calls == 2
+
+
 def test_names_of_a_fold_that_broke_off_are_not_taken_for_known(path: Path, books: Books) -> None:
     with pytest.raises(Crash):
         books.fold(crashing([ended()], path, path.with_name("copy.db")), {})
@@ -467,13 +491,14 @@ def test_a_journal_is_folded_from_where_the_books_are(tmp_path: Path, path: Path
         files.append([lines(an_end(first))[:-1]])
         with contextlib.closing(Books(path)) as books:
             tail = Tail(tmp_path / "journal", books.positions())
-            facts = tail.poll()
+            facts = [fact for _, facts in tail.poll() for fact in facts]
             books.fold(facts, {boot.boot: tail.position(boot.boot) for boot in tail.boots()})
             tail.close()
     files.close()
     with contextlib.closing(Books(path)) as books:
         tail = Tail(tmp_path / "journal", books.positions())
-        books.fold(tail.finish(HEADER.boot), {HEADER.boot: tail.position(HEADER.boot)})
+        facts = [fact for _, facts in tail.finish(HEADER.boot) for fact in facts]
+        books.fold(facts, {HEADER.boot: tail.position(HEADER.boot)})
         tail.close()
 
     assert sorted(rows(path, "SELECT request_id, outcome FROM usage_calls")) == [

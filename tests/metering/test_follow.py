@@ -10,6 +10,7 @@ from llmrouter.metering.facts import Began, Counts, Ended, Folded, Interrupted, 
 from llmrouter.metering.follow import LINE_BYTES, READ_BYTES, Following, read_header
 from llmrouter.metering.records import FORMAT, Header, Record
 from llmrouter.metering.replay import Damaged, UnknownFormat
+from llmrouter.processor import STRIDE
 from tests.metering.test_records import HEADER, a_begin, a_hold, an_end
 from tests.metering.test_replay import BAD_LINES, lines, write
 
@@ -35,14 +36,10 @@ class Play:
             self.following.add(number, f"0-{number}.jsonl")
 
     def follow(self, records_max: int = 1_000) -> list[Folded]:
-        facts: list[Folded] = []
-        self.following.follow(facts, records_max)
-        return facts
+        return [fact for _, facts in self.following.follow(records_max) for fact in facts]
 
     def finish(self) -> list[Folded]:
-        facts: list[Folded] = []
-        self.following.finish(facts)
-        return facts
+        return [fact for _, facts in self.following.finish() for fact in facts]
 
     def resumed(self, names: set[str]) -> "Play":
         """Another of the same boot, from the encoded position of this one."""
@@ -143,6 +140,35 @@ def test_a_damaged_line_is_handed_out_in_its_place_and_the_rest_is_read(
     damaged = Damaged(tmp_path / NAME, len(before), len(bad) + 1)
     assert play.follow() == [damaged, ended(1)]
     play.following.close()
+
+
+def test_what_is_not_asked_for_yet_is_not_read_either(tmp_path: Path) -> None:
+    """So whoever counts what was decoded finds it in the processor's caches."""
+    play = Play(tmp_path)
+    play.put(HEADER, *map(a_begin, range(1, 10 * STRIDE)))
+    play.has(1)
+    lots = play.following.follow(1_000)
+
+    _, first = next(lots)
+
+    assert 0 < len(first) <= STRIDE
+    assert play.following.in_flight == len(first)
+    assert sum(len(facts) for _, facts in lots) == 10 * STRIDE - 1 - len(first)
+
+
+def test_a_line_longer_than_a_piece_is_read_like_any_other(tmp_path: Path) -> None:
+    play = Play(tmp_path)
+    long = msgspec.structs.replace(a_begin(2), model="m" * 3 * READ_BYTES)
+    play.put(HEADER, a_begin(1), long, a_begin(3), an_end(2))
+    play.has(1)
+
+    assert play.follow() == [
+        began(1),
+        Began("b00t", "0", long),
+        began(3),
+        Ended("b00t", long, (0, 0), an_end(2)),
+    ]
+    assert play.counts == Counts()
 
 
 def test_a_file_of_many_pieces_is_read_through(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from llmrouter.metering.tail import (
     Damaged,
     Ended,
     Folded,
+    Found,
     Interrupted,
     Position,
     Tail,
@@ -57,6 +58,16 @@ def stored(tail: Tail) -> dict[str, Position]:
     return msgspec.msgpack.decode(msgspec.msgpack.encode(positions), type=dict[str, Position])
 
 
+def found(read: Iterable[Found]) -> list[Folded]:
+    """All facts, each of the boot that it is said to be of."""
+    facts = []
+    for boot, some in read:
+        assert some
+        assert {fact.boot for fact in some if not isinstance(fact, Damaged)} <= {boot}
+        facts += some
+    return facts
+
+
 def began(seq: int, boot: str = "b00t") -> Began:
     return Began(boot, "0", a_begin(seq))
 
@@ -73,14 +84,14 @@ def test_new_files_are_found_and_each_boot_has_its_own_calls(
     tmp_path: Path, following: Callable[..., Tail]
 ) -> None:
     tail = following()
-    assert tail.poll() == []
+    assert found(tail.poll()) == []
 
     write(tmp_path / "0-1.jsonl", lines(HEADER, a_begin(1)))
-    assert tail.poll() == [began(1)]
+    assert found(tail.poll()) == [began(1)]
     write(tmp_path / "0-2.jsonl", lines(OTHER, a_begin(1), an_end(1)))
     write(tmp_path / "notes", lines(a_begin(7)))
 
-    assert tail.poll() == [began(1, "0ther"), ended(1, "0ther")]
+    assert found(tail.poll()) == [began(1, "0ther"), ended(1, "0ther")]
     assert tail.boots() == [
         Boot("b00t", "0", 42, in_flight=1, closed=False),
         Boot("0ther", "0", 43, in_flight=0, closed=False),
@@ -94,19 +105,19 @@ def test_long_reading_gives_way_to_who_waits_for_the_processor(
     monkeypatch.setattr(os, "sched_yield", lambda: gave.append(True))
     write(tmp_path / "0-1.jsonl", lines(HEADER, *map(a_begin, range(1, 10 * STRIDE))))
 
-    assert len(following().poll()) == 10 * STRIDE - 1
+    assert len(found(following().poll())) == 10 * STRIDE - 1
     assert len(gave) >= 10
 
 
 def test_a_directory_that_is_made_later_is_followed(tmp_path: Path) -> None:
     tail = Tail(tmp_path / "journal")
-    assert tail.poll() == []
+    assert found(tail.poll()) == []
     assert repr(tail.error).startswith("FileNotFoundError(2,")
 
     (tmp_path / "journal").mkdir()
     write(tmp_path / "journal" / "0-1.jsonl", lines(HEADER, a_begin(1)))
 
-    assert tail.poll() == [began(1)]
+    assert found(tail.poll()) == [began(1)]
     assert tail.error is None
     tail.close()
 
@@ -114,23 +125,23 @@ def test_a_directory_that_is_made_later_is_followed(tmp_path: Path) -> None:
 def test_a_file_waits_for_its_header(tmp_path: Path, following: Callable[..., Tail]) -> None:
     tail = following()
     path = write(tmp_path / "0-1.jsonl", b"")
-    assert (tail.poll(), tail.boots()) == ([], [])
+    assert (found(tail.poll()), tail.boots()) == ([], [])
 
     write(path, lines(HEADER, a_begin(1)))
 
-    assert tail.poll() == [began(1)]
+    assert found(tail.poll()) == [began(1)]
 
 
 def test_a_file_that_leaves_no_trace_in_the_mtime_of_the_directory_is_found_soon(
     tmp_path: Path, following: Callable[..., Tail]
 ) -> None:
     tail = following()
-    tail.poll()
+    found(tail.poll())
     before = tmp_path.stat()
     write(tmp_path / "0-1.jsonl", lines(HEADER, a_begin(1)))
     os.utime(tmp_path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
-    facts = [tail.poll() for _ in range(LISTING_POLLS)]
+    facts = [found(tail.poll()) for _ in range(LISTING_POLLS)]
 
     assert list(itertools.chain(*facts)) == [began(1)]
 
@@ -140,12 +151,12 @@ def test_an_idle_poll_opens_and_lists_nothing(
 ) -> None:
     write(tmp_path / "0-1.jsonl", lines(HEADER, a_begin(1)))
     tail = following()
-    tail.poll()
+    found(tail.poll())
 
     monkeypatch.setattr(os, "open", None)
     monkeypatch.setattr(os, "scandir", None)
 
-    assert tail.poll() == []
+    assert found(tail.poll()) == []
 
 
 def test_a_poll_that_stops_early_says_so_and_no_boot_waits_for_all_of_another(
@@ -157,7 +168,7 @@ def test_a_poll_that_stops_early_says_so_and_no_boot_waits_for_all_of_another(
 
     polls: list[set[str]] = []
     while not polls or tail.more:
-        facts = tail.poll(5)
+        facts = found(tail.poll(5))
         assert len(facts) <= 5
         polls.append({fact.boot for fact in facts if isinstance(fact, Began)})
 
@@ -170,7 +181,7 @@ def test_a_damaged_line_is_a_fact_of_its_own(
 ) -> None:
     path = write(tmp_path / "0-1.jsonl", lines(HEADER) + b"?\n" + lines(a_begin(1)))
 
-    assert following().poll() == [Damaged(path, len(lines(HEADER)), 2), began(1)]
+    assert found(following().poll()) == [Damaged(path, len(lines(HEADER)), 2), began(1)]
 
 
 def test_an_unknown_format_is_refused_before_anything_is_read(
@@ -183,10 +194,10 @@ def test_an_unknown_format_is_refused_before_anything_is_read(
 
     for _ in range(2):
         with pytest.raises(UnknownFormat, match=rf"1-1\.jsonl has journal format {FORMAT + 1}"):
-            tail.poll()
+            found(tail.poll())
     (tmp_path / "1-1.jsonl").unlink()
 
-    assert tail.poll() == [began(1)]
+    assert found(tail.poll()) == [began(1)]
     assert path.is_file()
 
 
@@ -195,14 +206,14 @@ def test_finishing_hands_out_what_was_not_polled_then_the_interrupted_once(
 ) -> None:
     path = write(tmp_path / "0-1.jsonl", lines(HEADER, a_begin(1)))
     tail = following()
-    tail.poll()
+    found(tail.poll())
     write(path, lines(HEADER, a_begin(1), a_begin(2)))
     write(tmp_path / "0-2.jsonl", lines(HEADER, an_end(2), a_begin(3)) + b'{"t":"end"')
 
-    assert tail.finish("b00t") == [
+    assert found(tail.finish("b00t")) == [
         began(2), ended(2), began(3), interrupted(1), interrupted(3),
     ]  # fmt: skip
-    assert tail.finish("b00t") == tail.poll() == tail.finish("nobody") == []
+    assert found(tail.finish("b00t")) == found(tail.poll()) == found(tail.finish("nobody")) == []
     assert tail.boots() == [Boot("b00t", "0", 42, in_flight=0, closed=True)]
     assert tail.counts == Counts(torn=1)
 
@@ -212,13 +223,13 @@ def test_a_boot_that_was_finished_stays_so_and_is_forgotten_with_its_files(
 ) -> None:
     path = write(tmp_path / "0-1.jsonl", lines(HEADER, a_begin(1)))
     tail = following()
-    tail.finish("b00t")
+    found(tail.finish("b00t"))
 
     again = following(tail)
-    assert again.poll() == again.finish("b00t") == []
+    assert found(again.poll()) == found(again.finish("b00t")) == []
     assert again.boots() == [Boot("b00t", "0", 42, in_flight=0, closed=True)]
     path.unlink()
-    again.poll()
+    found(again.poll())
 
     assert again.boots() == []
 
@@ -228,15 +239,15 @@ def test_a_name_that_comes_back_in_another_boot_is_read_from_its_beginning(
 ) -> None:
     path = write(tmp_path / "0-1.jsonl", lines(HEADER, a_begin(1), a_begin(2)))
     tail = following()
-    tail.poll()
+    found(tail.poll())
     write(tmp_path / "new", lines(OTHER, a_begin(1))).replace(path)
 
-    assert tail.poll() == [began(1, "0ther")]
+    assert found(tail.poll()) == [began(1, "0ther")]
     again = following(tail)
-    assert again.poll() == []
+    assert found(again.poll()) == []
     assert again.counts == Counts(files_vanished=1, calls_vanished=2)
-    assert again.finish("b00t") == []
-    assert again.finish("0ther") == [interrupted(1, "0ther")]
+    assert found(again.finish("b00t")) == []
+    assert found(again.finish("0ther")) == [interrupted(1, "0ther")]
 
 
 def test_files_that_are_removed_unread_are_counted_and_raise_nothing(
@@ -247,7 +258,7 @@ def test_files_that_are_removed_unread_are_counted_and_raise_nothing(
     tail = following()
     (tmp_path / "0-2.jsonl").unlink()
 
-    assert tail.poll() == [began(1), began(3)]
+    assert found(tail.poll()) == [began(1), began(3)]
     assert tail.counts == Counts(files_vanished=1)
 
 
@@ -260,12 +271,12 @@ def test_what_cannot_be_opened_is_told_and_tried_again(
 
     with monkeypatch.context() as exhausted:
         exhausted.setattr(os, "open", partial(refuse, too_many))
-        assert tail.poll() == []
+        assert found(tail.poll()) == []
         assert tail.error is too_many
-        assert tail.finish("b00t") == []
+        assert found(tail.finish("b00t")) == []
         assert tail.error is too_many
 
-    assert tail.finish("b00t") == [began(1), interrupted(1)]
+    assert found(tail.finish("b00t")) == [began(1), interrupted(1)]
     assert tail.error is None
 
 
@@ -293,12 +304,12 @@ def test_a_file_that_cannot_be_read_keeps_no_other_from_being_read_but_from_bein
     write(tmp_path / "0-1.jsonl", lines(HEADER, a_begin(1)))
     (tmp_path / "0-2.jsonl").mkdir()
 
-    assert tail.poll() == [began(1)]
+    assert found(tail.poll()) == [began(1)]
     assert isinstance(tail.error, IsADirectoryError)
-    assert tail.finish("b00t") == []
+    assert found(tail.finish("b00t")) == []
 
     (tmp_path / "0-2.jsonl").rmdir()
-    assert tail.finish("b00t") == [interrupted(1)]
+    assert found(tail.finish("b00t")) == [interrupted(1)]
     assert tail.error is None
 
 
@@ -307,7 +318,7 @@ def test_a_tail_that_cannot_read_what_a_position_names_is_not_made(
 ) -> None:
     write(tmp_path / "0-1.jsonl", lines(HEADER, a_begin(1)))
     tail = following()
-    tail.poll()
+    found(tail.poll())
 
     monkeypatch.setattr(os, "open", partial(refuse, PermissionError()))
 
@@ -328,7 +339,7 @@ def test_a_boot_is_written_while_its_writer_lives_whichever_file_it_is_at(
         writer.begin()
         writer.journal.flush()
         assert tail.is_written("b00t")
-        tail.poll()
+        found(tail.poll())
         assert tail.is_written("b00t")
     writer.die()
     Writer(tmp_path, "0ther", rotate_bytes=1)  # holds a file without a header, and is not b00t
@@ -351,12 +362,12 @@ def test_a_worker_that_is_killed_while_it_is_followed_is_found_dead_and_counted_
         assert worker.stdout is not None
         for _ in range(told):
             worker.stdout.readline()
-            facts += tail.poll()
+            facts += found(tail.poll())
         assert tail.is_written("b")
         worker.kill()
         worker.communicate()
     assert not tail.is_written("b")
-    facts += tail.finish("b")
+    facts += found(tail.finish("b"))
 
     calls = pair(journal_paths(tmp_path)).calls
     assert [fact.begin for fact in facts if isinstance(fact, Began)] == [
@@ -475,7 +486,7 @@ class World:
         self.writer = self._start()
 
     def poll(self, records_max: int) -> None:
-        self.not_stored += self.tail.poll(records_max + 1)
+        self.not_stored += found(self.tail.poll(records_max + 1))
 
     def store(self, which: int = 0) -> None:
         self.counted += self.not_stored
@@ -494,7 +505,7 @@ class World:
             written = self.tail.is_written(boot.boot)
             assert written == (boot.boot not in self.dead)
             if not written:
-                self.not_stored += self.tail.finish(boot.boot)
+                self.not_stored += found(self.tail.finish(boot.boot))
 
     def _start(self) -> Writer:
         return Writer(

@@ -94,9 +94,10 @@ class Node:
 
     def fold(self) -> None:
         """Count what is in the journal."""
-        for fact in self.tail.poll():
-            if isinstance(fact, Began | Ended):
-                self.ledger.charge(_charge(fact), self.now_ms(), is_live=True)
+        for _, facts in self.tail.poll():
+            for fact in facts:
+                if isinstance(fact, Began | Ended):
+                    self.ledger.charge(_charge(fact), self.now_ms(), is_live=True)
 
     def tick(self) -> None:
         """Let time pass for those who wait."""
