@@ -61,7 +61,7 @@ class Lease:
 
     __slots__ = (
         "asked_at_ms",
-        "asking",
+        "awaited",
         "capacity",
         "closed",
         "closed_least",
@@ -87,7 +87,8 @@ class Lease:
         self.low = 0
         """Below this the next part is asked for ahead."""
         self.asked_at_ms = 0
-        self.asking = False
+        self.awaited = 0
+        """How many asks the ledger has still to answer."""
         self.closed: Refused | None = None
         self.closed_least = 0
         """What was asked for when the ledger refused."""
@@ -127,15 +128,25 @@ class Lease:
             return 0
         return max(0, now_ms - since_ms) * self.found.rule.amount // self.period_ms
 
-    def pace(self, amount: int, now_ms: int) -> None:
-        """Learn how much to ask for from how soon it is needed again."""
+    def pace(self, amount: int, now_ms: int) -> int:
+        """How much to ask for where `amount` is needed, going by how soon it is needed again.
+
+        Of calls that come while an answer is awaited, each asks for what it needs: the first has
+        asked for more. The next time they all count as one that needs their sum.
+        """
         since_ms = now_ms - self.asked_at_ms
         self.asked_at_ms = now_ms
-        if since_ms < BUSY_MS:
-            self.wanted = min(WANTED_MAX, max(self.wanted, amount) * 2)
-        elif since_ms > 4 * BUSY_MS:
-            self.wanted = max(amount, self.wanted // 2)
+        if self.awaited:
+            self.wanted = min(WANTED_MAX, self.wanted + amount)
+            asked = amount
+        else:
+            if since_ms < BUSY_MS:
+                self.wanted = min(WANTED_MAX, max(self.wanted, amount) * 2)
+            elif since_ms > 4 * BUSY_MS:
+                self.wanted = max(amount, self.wanted // 2)
+            asked = max(amount, self.wanted)
         self.low = self.wanted // 4 if self.wanted > 4 * amount else 0
+        return asked
 
     def refuses(self, amount: int, now_ms: int) -> Refused | None:
         """What the ledger would surely answer, if it has said enough for that."""

@@ -103,7 +103,8 @@ class Leases:
         self._accounts: dict[tuple[object, ...], Account] = {}
         self._version = rulebook.version
         self._asked: dict[int, _Asked] = {}
-        self._ahead: dict[int, Lease] = {}
+        self._ahead: dict[int, tuple[Lease, int]] = {}
+        """What was asked for before it was needed, and how much of it."""
         self._id = 0
         self.outbox: list[ToLedger] = []
         self.alone = False
@@ -184,7 +185,7 @@ class Leases:
                 return False
         for lease in account.gating:
             lease.free = free = lease.free - amount_of(amounts, lease.unit)
-            if free < lease.low and not lease.asking:
+            if free < lease.low and not lease.awaited:
                 self._ask_ahead(lease, now_ms)
         if account.counted:
             self.debit(account.counted, amounts)
@@ -230,8 +231,8 @@ class Leases:
         asks = []
         for lease in leases:
             amount = amount_of(asked.amounts, lease.unit)
-            lease.pace(amount, now_ms)
-            asks.append(Ask(lease.name, amount, max(amount, lease.wanted)))
+            asks.append(Ask(lease.name, amount, lease.pace(amount, now_ms)))
+            lease.awaited += 1
         asked.leases = leases
         self._asked[asked.id] = asked
         self._send(Take(asked.id, tuple(asks), at_once=asked.at_once))
@@ -239,11 +240,11 @@ class Leases:
     def _ask_ahead(self, lease: Lease, now_ms: int) -> None:
         if self.alone or lease.owed or lease.closed is not None:
             return
-        lease.pace(lease.wanted // 8 + 1, now_ms)
-        lease.asking = True
+        wanted = lease.pace(lease.wanted // 8 + 1, now_ms)
+        lease.awaited += 1
         self._id += 1
-        self._ahead[self._id] = lease
-        self._send(Take(self._id, (Ask(lease.name, 0, lease.wanted),), ahead=True))
+        self._ahead[self._id] = lease, wanted
+        self._send(Take(self._id, (Ask(lease.name, 0, wanted),), ahead=True))
 
     # ---- settling ---------------------------------------------------------------------------
 
@@ -324,18 +325,19 @@ class Leases:
         ahead = self._ahead.pop(message.id, None)
         asked = self._asked.pop(message.id, None)
         if ahead is not None:
-            ahead.asking = False
-            self._fill((ahead,), message)
-            self._keep(ahead)
-            if message.amounts[0] < ahead.wanted:  # little is left: ask when it is needed
-                ahead.low = 0
-                ahead.wanted //= 2
+            lease, wanted = ahead
+            self._fill((lease,), message)
+            self._keep(lease)
+            if message.amounts[0] < wanted:  # little is left: ask when it is needed
+                lease.low = 0
+                lease.wanted //= 2
         elif asked is not None:
             self._fill(asked.leases, message)
             self._go_on(asked, now_ms)
 
     def _fill(self, leases: Sequence[Lease], message: Granted) -> None:
         for lease, amount, left in zip(leases, message.amounts, message.left, strict=True):
+            lease.awaited -= 1
             lease.free += amount
             lease.left = left
             lease.left_at_ms = message.at_ms
@@ -364,6 +366,8 @@ class Leases:
 
     def _on_refused(self, message: Refused) -> None:
         asked = self._asked.pop(message.id)
+        for awaiting in asked.leases:
+            awaiting.awaited -= 1
         lease = self._leases[message.bucket]
         wanted = amount_of(asked.amounts, lease.unit)
         lease.left, lease.left_at_ms = message.left, message.at_ms

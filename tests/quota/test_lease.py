@@ -216,6 +216,17 @@ def test_who_needs_it_often_asks_for_more_and_for_less_when_that_is_over() -> No
     assert wanted == [5, 10, 20, 20, 20, 10, 5, 5]
 
 
+def test_who_comes_while_an_answer_is_awaited_asks_for_itself_and_counts_the_next_time() -> None:
+    found = lease(MONEY)
+    found.wanted, found.asked_at_ms = 20, NOW
+    asked = [found.pace(5, NOW + 1)]
+    for found.awaited in range(1, 64):
+        asked.append(found.pace(5, NOW + 1))
+    assert asked == [40] + [5] * 63
+    found.awaited = 0
+    assert found.pace(5, NOW + 1 + BUSY_MS) == 40 + 63 * 5
+
+
 def test_asks_ahead_only_where_much_more_than_one_call_needs_is_wanted() -> None:
     found = lease(MONEY)
     found.wanted = 19

@@ -229,6 +229,25 @@ def test_a_grant_beyond_the_call_is_owed_first() -> None:
     assert bench.free() == [20]
 
 
+def test_each_call_of_a_burst_asks_for_what_it_needs_and_then_their_sum_is_asked_for() -> None:
+    """A part of a bucket that grew by doubling for each call would soon be all that may be lent."""
+    bench = Bench(RATE)
+    ids = [bench.ask(REQUEST) for _ in range(30)]
+    assert [take.asks for take in bench.said() if isinstance(take, Take)] == [(Ask(R, 1, 1),)] * 30
+    bench.hear(*(granted(take_id, 1) for take_id in ids))
+    assert bench.answers == [None] * 30
+    assert bench.said() == [Take(31, (Ask(R, 0, 60),), ahead=True)]
+
+
+def test_whatever_the_answer_is_none_is_awaited_after_it() -> None:
+    bench = Bench(RATE, TOKENS)
+    ids = [bench.ask() for _ in range(3)]
+    bench.hear(
+        granted(ids[0], 1, 100), refused(ids[1], T, Reason.HELD), refused(ids[2], R, Reason.SPENT)
+    )
+    assert [bench.lease(name).awaited for name in (R, T)] == [0, 0]
+
+
 # Asking ahead
 
 
