@@ -151,7 +151,7 @@ def gateway(settings: Settings, start: Start, parts: Parts, log: ExchangeLog) ->
     )
     for name, upstream in upstreams.items():
         if settings.upstreams[name].concurrent is not None:
-            places = quota.leases.account_of(Scope(kind="upstream", name=name))
+            places = quota.leases.accounts.of_scope(Scope(kind="upstream", name=name))
             upstream.slots = Slots(admission.room, places)
     timeouts = Timeouts(upstreams, routing.model_timeouts(settings))
     forwarder = Forwarder(upstreams, timeouts, admission.room, routing.draw)

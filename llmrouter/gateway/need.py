@@ -85,7 +85,7 @@ class Cases:
 
     def __init__(self, flight: Flight, leases: Leases, *, unpriced_allowed: frozenset[str]) -> None:
         self._flight = flight
-        self._leases = leases
+        self._accounts = leases.accounts
         self._unpriced_allowed = unpriced_allowed
         """The orgs whose calls to models without a price are served, although money counts."""
         self._cases: dict[tuple[str, str], Case] = {}
@@ -99,7 +99,7 @@ class Cases:
         if (
             case is None
             or case.principal is not principal
-            or case.version != self._leases.version
+            or case.version != self._accounts.version
             or case.route is not route
         ):
             if len(self._cases) >= CASES_MAX:
@@ -139,12 +139,12 @@ class Cases:
         return need, (1, prompt + output, nano_usd, 1, worst)
 
     def _new(self, exchange: Asking, principal: Principal, route: Route) -> Case:
-        account = self._leases.account(
+        account = self._accounts.of(
             principal.org, principal.team, principal.user, principal.key_id, exchange.model
         )
         return Case(
             principal=principal,
-            version=self._leases.version,
+            version=self._accounts.version,
             route=route,
             account=account,
             headers=quotas.LimitHeaders(account.gating),

@@ -17,7 +17,7 @@ Invariant: nothing here waits, and `free` is never negative between two calls of
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from llmrouter.contracts.rule import Scope
+from llmrouter.quota.accounts import Accounts
 from llmrouter.quota.lease import (
     CONCURRENT,
     REQUESTS,
@@ -29,7 +29,6 @@ from llmrouter.quota.lease import (
     Lease,
     Refusal,
     amount_of,
-    unit_of,
 )
 from llmrouter.quota.messages import (
     Amount,
@@ -47,15 +46,13 @@ from llmrouter.quota.messages import (
     Take,
     ToLedger,
 )
-from llmrouter.quota.rulebook import Bucketed, Rulebook
+from llmrouter.quota.rulebook import Rulebook
 
 __all__ = [
     "CONCURRENT", "REQUESTS", "STRICT_USD", "TOKENS", "USD", "Account", "Amounts", "Lease",
     "Leases", "Refusal",
 ]  # fmt: skip
 
-ACCOUNTS_MAX: Final = 8_192
-"""Pairs of key and model that are remembered; callers choose the names."""
 EVERYTHING: Final = 1 << 62
 """What a lease owes whose rule counts otherwise now."""
 
@@ -93,15 +90,13 @@ class Leases:
         wake: Callable[[], None],
         flush_journal: Callable[[], None],
     ) -> None:
-        self._rulebook = rulebook
+        self.accounts = Accounts(rulebook, self._retire)
+        """Which of them apply to whom."""
+        self._leases = self.accounts.leases
         self._wake = wake
         self._flush_journal = flush_journal
-        self._leases: dict[str, Lease] = {}
-        """Of every bucket that was ever needed here: as many as rules, keys and users allow."""
         self._lent: list[Lease] = []
         """Those of which something may lie idle."""
-        self._accounts: dict[tuple[object, ...], Account] = {}
-        self._version = rulebook.version
         self._asked: dict[int, _Asked] = {}
         self._ahead: dict[int, tuple[Lease, int]] = {}
         """What was asked for before it was needed, and how much of it."""
@@ -112,69 +107,6 @@ class Leases:
 
     def __repr__(self) -> str:
         return f"<Leases buckets={len(self._leases)} asked={len(self._asked)}>"
-
-    @property
-    def version(self) -> int:
-        """Of the rules here: accounts of an older one are out of date."""
-        return self._rulebook.version
-
-    @property
-    def generation(self) -> int:
-        """Of the rules on the whole node, as calls are journaled with."""
-        return self._rulebook.generation
-
-    def account(
-        self, org: str, team: str | None, user: str | None, key_id: str, model: str
-    ) -> Account:
-        """The leases for a call."""
-        if self._version != self._rulebook.version:
-            self.rules_changed()
-        key = org, team, user, key_id, model
-        account = self._accounts.get(key)
-        if account is None:
-            found = self._rulebook.applying(
-                org=org, team=team, user=user, key_id=key_id, model=model
-            )
-            leases = tuple(self._lease(bucketed) for bucketed in found)
-            account = Account(leases, rules=self._rulebook.generation)
-            if len(self._accounts) >= ACCOUNTS_MAX:
-                self._accounts.clear()
-            self._accounts[key] = account
-        return account
-
-    def account_of(self, scope: Scope) -> Account:
-        """The leases of one scope alone, whose rules never change."""
-        found = self._rulebook.of_scope(scope)
-        return Account(tuple(map(self._lease, found)), rules=self._rulebook.generation)
-
-    def _lease(self, found: Bucketed) -> Lease:
-        lease = self._leases.get(found.bucket)
-        if lease is None:
-            lease = self._leases[found.bucket] = Lease(found)
-        elif lease.found is not found:
-            lease = self._follow(lease, found)
-        return lease
-
-    def _follow(self, lease: Lease, found: Bucketed) -> Lease:
-        """Go on under a changed rule.
-
-        Where it counts otherwise now, the old lease is left to the calls that hold parts of it, in
-        its amounts, and owes whatever they leave of them.
-        """
-        if unit_of(found.rule) == lease.unit:
-            lease.follow(found)
-            return lease
-        self._give_back_all((lease,))
-        lease.owed = EVERYTHING
-        self._leases[lease.name] = Lease(found)
-        return self._leases[lease.name]
-
-    def rules_changed(self) -> None:
-        """Rules have other amounts, or others are in force."""
-        self._version = self._rulebook.version
-        self._accounts.clear()
-        for lease in self._leases.values():
-            lease.closed = None
 
     # ---- reserving --------------------------------------------------------------------------
 
@@ -269,6 +201,11 @@ class Leases:
         """Take amounts from leases, beyond what is free if need be."""
         requests, tokens, usd, concurrent, strict_usd = amounts
         self.credit(leases, (-requests, -tokens, -usd, -concurrent, -strict_usd))
+
+    def _retire(self, lease: Lease) -> None:
+        """The calls that hold parts of it go on in its amounts, and leave nothing to others."""
+        self._give_back_all((lease,))
+        lease.owed = EVERYTHING
 
     def _keep(self, lease: Lease) -> None:
         """Something is free: pay what is owed; what is left then may lie idle."""

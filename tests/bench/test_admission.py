@@ -35,7 +35,7 @@ def worker() -> tuple[Leases, Account]:
     ]
     rulebook = Rulebook(dict.fromkeys(scopes, FOUR))
     leases = Leases(rulebook, wake=lambda: None, flush_journal=lambda: None)
-    account = leases.account("acme", "research", None, "k", "gpt-4o")
+    account = leases.accounts.of("acme", "research", None, "k", "gpt-4o")
     assert len(account.gating) == 12
     leases.credit(account.gating, (PLENTY, PLENTY, 1 << 58, PLENTY, 0))
     return leases, account

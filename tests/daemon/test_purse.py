@@ -45,7 +45,7 @@ class Beside:
         self.answers: list[Refusal | None] = []
 
     def account(self, key: IssuedKey) -> Account:
-        return self.purse.quota.leases.account("acme", None, None, key.id, "m")
+        return self.purse.quota.leases.accounts.of("acme", None, None, key.id, "m")
 
     def ask(self, key: IssuedKey) -> int:
         now_ms = SteadyClock().now_ms()
@@ -149,14 +149,14 @@ async def test_what_is_recalled_is_answered_with_the_journal_written() -> None:
 async def test_rules_of_changed_keys_are_in_force_for_the_next_call() -> None:
     key = issued("concurrent=5")
     async with beside(key, rules=3) as found:
-        assert found.purse.quota.leases.generation == 3
+        assert found.purse.quota.leases.accounts.generation == 3
         raised = msgspec.structs.replace(key, rules=(parse_limit("concurrent=9"),))
 
         found.purse.apply(Keys(1, [raised], 4))
 
         (lease,) = found.account(key).gating
         assert lease.capacity == 9
-        assert found.purse.quota.leases.generation == 4
+        assert found.purse.quota.leases.accounts.generation == 4
 
 
 @pytest.mark.asyncio

@@ -36,7 +36,7 @@ class Bench:
 
     @property
     def account(self) -> Account:
-        return self.leases.account("acme", None, None, "k", "m")
+        return self.leases.accounts.of("acme", None, None, "k", "m")
 
     def lease(self, name: str) -> Lease:
         return next(one for one in self.account.gating if one.name == name)

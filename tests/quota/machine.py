@@ -225,7 +225,7 @@ class QuotaMachine(RuleBasedStateMachine):
             ), pending
         assert len(pending) == len(self._calls("asking"))
         for worker in node.workers.values():
-            for lease in worker.leases._leases.values():
+            for lease in worker.leases.accounts.leases.values():
                 if lease.closed is not None and lease.unit == CONCURRENT:
                     balance = node.balance(lease.name)
                     assert balance <= max(0, lease.closed.left), "there is room, and nobody said so"
@@ -278,7 +278,7 @@ class QuotaMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_negative(self) -> None:
         for worker in self.node.workers.values():
-            for lease in worker.leases._leases.values():
+            for lease in worker.leases.accounts.leases.values():
                 assert lease.free >= 0
                 assert lease.owed >= 0
 

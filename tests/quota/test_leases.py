@@ -2,9 +2,8 @@
 
 import pytest
 
-from llmrouter.contracts.rule import Kind, Rule, Scope
+from llmrouter.contracts.rule import Kind, Rule
 from llmrouter.quota.lease import BUSY_MS, Amounts
-from llmrouter.quota.leases import Leases
 from llmrouter.quota.messages import (
     Amount,
     Ask,
@@ -16,12 +15,10 @@ from llmrouter.quota.messages import (
     Reopened,
     Take,
 )
-from llmrouter.quota.rulebook import Rulebook
 from tests.quota.alone import (
     CALL,
     LATER,
     MONEY,
-    ORG,
     RATE,
     REQUEST,
     TOKENS,
@@ -312,21 +309,6 @@ def test_what_comes_ahead_pays_what_is_owed() -> None:
 
 
 # Accounts
-
-
-def test_the_account_of_a_scope_has_its_own_leases_and_no_others() -> None:
-    """Places at an upstream."""
-    place = Rule(kind=Kind.CONCURRENT, amount=3)
-    bench = Bench(RATE, TOKENS)
-    rulebook = Rulebook({ORG: (RATE,), Scope(kind="upstream", name="up"): (place,)})
-    leases = Leases(rulebook, wake=bench._wake, flush_journal=bench._flush)
-    account = leases.account_of(Scope(kind="upstream", name="up"))
-    assert [lease.name for lease in account.gating] == ["upstream/up/concurrent"]
-    assert (account.counted, account.rules) == ((), rulebook.generation)
-    assert leases.account_of(Scope(kind="upstream", name="up")).gating == account.gating
-    callers = leases.account("acme", None, None, "k", "m")
-    assert [lease.name for lease in callers.gating] == [R]
-    assert leases.account_of(Scope(kind="upstream", name="none")).gating == ()
 
 
 OF_MODELS = (

@@ -3,7 +3,6 @@
 import pytest
 
 from llmrouter.contracts.rule import Kind, Rule
-from llmrouter.quota.leases import ACCOUNTS_MAX
 from llmrouter.quota.messages import Amount, Cancel, GiveBack, Reason, Recall, Recalled
 from tests.quota.alone import (
     CALL,
@@ -87,26 +86,6 @@ def test_when_the_ledger_is_gone_whoever_waits_is_refused_and_nothing_is_said() 
 
 
 # Rules that change
-
-
-def test_accounts_are_remembered_while_the_rules_stay() -> None:
-    bench = Bench(TOKENS)
-    account = bench.account
-    assert bench.account is account
-    bench.rulebook.generation = 3
-    bench.rulebook.set_key("k", (MONEY,))
-    changed = bench.account
-    assert [lease.name for lease in changed.gating] == [T, U]
-    assert changed.gating[0] is account.gating[0]
-    assert (account.rules, changed.rules) == (0, 3)
-
-
-def test_names_that_callers_choose_do_not_fill_the_memory() -> None:
-    bench = Bench(TOKENS)
-    for number in range(ACCOUNTS_MAX + 5):
-        bench.leases.account("acme", None, None, "k", f"m{number}")
-    assert len(bench.leases._accounts) == 5
-    assert repr(bench.leases) == "<Leases buckets=1 asked=0>"
 
 
 def test_another_amount_opens_what_was_closed() -> None:

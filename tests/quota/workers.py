@@ -182,7 +182,7 @@ class Worker:
         return self.try_call(Call(self, who, self.account(who), amounts))
 
     def account(self, who: Who) -> Account:
-        return self.leases.account(ORG, who.team, who.user, who.key_id, who.model)
+        return self.leases.accounts.of(ORG, who.team, who.user, who.key_id, who.model)
 
     def try_call(self, call: Call) -> Call:
         self.calls.append(call)
@@ -224,12 +224,12 @@ class Worker:
             self.speak()
 
     def free(self, bucket: str) -> int:
-        lease = self.leases._leases.get(bucket)
+        lease = self.leases.accounts.leases.get(bucket)
         return 0 if lease is None else lease.free
 
     def claims(self) -> Iterator[tuple[str, int]]:
         """What it has of each bucket, and what it has sent back."""
-        for name, lease in self.leases._leases.items():
+        for name, lease in self.leases.accounts.leases.items():
             yield name, lease.free
         for call in self.calls:
             yield from call.holds()

@@ -374,7 +374,7 @@ async def staged(
         flight = Flight(Estimator(), prices, node.now_ms)
         admission = _admission(flight, node, routing, quota, inflight_max)
         for name in concurrent or {}:
-            account = node.leases.account_of(Scope(kind="upstream", name=name))
+            account = node.leases.accounts.of_scope(Scope(kind="upstream", name=name))
             ours[name].slots = Slots(admission.room, account)
         stage = Stage(ours, admission, node)
         stage.conditions, stage.router, stage.routes = conditions, routing, served
