@@ -24,7 +24,7 @@ from llmrouter.metering.booking import Names, add, amounts, booked, how, what, w
 from llmrouter.metering.records import Begin, End
 from llmrouter.metering.tail import Folded, Position
 from llmrouter.metering.tally import Tally
-from llmrouter.processor import STRIDE, give_way
+from llmrouter.processor import give_way
 
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
@@ -42,9 +42,15 @@ _FIND_ID: Final = "SELECT id FROM {0} WHERE ({1}) = ({2})"
 _NEW_ID: Final = "INSERT INTO {0} ({1}) VALUES ({2})"
 _NO_REPORT: Final = -1
 """Bound for NULL where an upstream reports no cost, as most do: binding None costs 0.3 us more."""
-_INSERT_CALL: Final = """INSERT INTO calls (at_ms, request_id, who, what, how, priced,
+_INSERT: Final = """INSERT INTO calls (at_ms, request_id, who, what, how, priced,
   prompt_tokens, cached_tokens, output_tokens, reasoning_tokens, cost_nano_usd, reported_nano_usd,
-  ttft_ms, duration_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULLIF(?, -1), ?, ?)"""
+  ttft_ms, duration_ms) VALUES """
+_ROW: Final = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULLIF(?, -1), ?, ?)"
+_ROW_VALUES: Final = _ROW.count("?")
+_INSERT_ROWS: Final = 16
+"""With one statement: a row takes 1.2 us then, and 1.7 by itself."""
+_INSERT_MANY: Final = _INSERT + ", ".join([_ROW] * _INSERT_ROWS)
+_INSERT_ONE: Final = _INSERT + _ROW
 _ADD_TOTALS: Final = """INSERT INTO {0} VALUES (?, ?, ?{1})
   ON CONFLICT (start_ms, who, what) DO UPDATE SET {2}"""
 _SET_POSITION: Final = "INSERT OR REPLACE INTO positions VALUES (?, ?)"
@@ -195,20 +201,21 @@ class Books:
 class Folding:
     """One transaction of the books; it begins with the first that there is to store."""
 
-    __slots__ = ("_books", "_db", "_hours", "_transactions", "rows")
+    __slots__ = ("_books", "_db", "_hours", "_transactions", "_values", "rows")
 
     def __init__(self, books: Books, transactions: contextlib.ExitStack) -> None:
         self._books = books
         self._transactions = transactions
         self._db: sqlite3.Connection | None = None
         self._hours: _Totals = {}
+        self._values: list[object] = []
+        """Of rows that are still to be inserted, one after the other."""
         self.rows = 0
         """How many were stored."""
 
     def store(self, facts: Iterable[Folded]) -> None:
         """Make rows of facts."""
-        rows: list[tuple[object, ...]] = []
-        hours, ids_of = self._hours, self._books.ids_of
+        hours, values, ids_of = self._hours, self._values, self._books.ids_of
         for begin, end in booked(facts):
             if self._db is None:
                 self._begin()
@@ -219,14 +226,14 @@ class Folding:
                 end.at_ms, end.request_id, *ids, prompt, cached, output, reasoning, cost,
                 _NO_REPORT if reported is None else reported, ttft_ms, duration_ms,
             )  # fmt: skip
-            rows.append(row)
+            values.extend(row)
+            self.rows += 1
             add(_sums(hours, (_start(end.at_ms, HOUR_MS), ids[0], ids[1])), end, of_it)
-            if len(rows) == STRIDE:
-                self._insert(rows)
-                rows.clear()
+            if len(values) == _INSERT_ROWS * _ROW_VALUES:
+                assert self._db is not None
+                self._db.execute(_INSERT_MANY, values)
+                values.clear()
                 give_way()
-        if rows:
-            self._insert(rows)
 
     def move(self, positions: Mapping[str, Position | None]) -> None:
         """Say up to where it was handed out, by boot; a position of None is forgotten."""
@@ -238,10 +245,12 @@ class Folding:
                 db.execute(_SET_POSITION, (boot, _encode(position).decode()))
 
     def close(self) -> None:
-        """All is added: store the totals."""
-        db = self._db
+        """All is given: store what is left of it, and the totals."""
+        db, values = self._db, self._values
         if db is None:
             return
+        rows = [values[at : at + _ROW_VALUES] for at in range(0, len(values), _ROW_VALUES)]
+        db.executemany(_INSERT_ONE, rows)
         days: _Totals = {}
         for (start_ms, who_id, what_id), sums in self._hours.items():
             of_day = _sums(days, (_start(start_ms, DAY_MS), who_id, what_id))
@@ -253,11 +262,6 @@ class Folding:
     def _begin(self) -> sqlite3.Connection:
         self._db = db = self._transactions.enter_context(self._books.writing())
         return db
-
-    def _insert(self, rows: list[tuple[object, ...]]) -> None:
-        assert self._db is not None
-        self._db.executemany(_INSERT_CALL, rows)
-        self.rows += len(rows)
 
 
 def _start(at_ms: int, of_ms: int) -> int:
