@@ -153,7 +153,7 @@ class RequestReader:
 
     def feed(self, data: bytes) -> None:
         """Read `data`; raises MessageError where the connection cannot go on."""
-        if self._body_left:
+        if self._body_left and not self.ended:
             data = self._read_body(data)
             if not data:
                 return
@@ -205,7 +205,7 @@ class RequestReader:
                 self._feed(view[:SLICE_BYTES])
                 view = view[SLICE_BYTES:]
         request = self._request
-        if request is not None and not (self._in_head or self._chunked):
+        if request is not None and not (self._in_head or self._chunked or self.ended):
             self._body_left = int(request.headers[b"content-length"]) - request.body_bytes
 
     def _may_be_chunked(self, data: bytes) -> bool:

@@ -107,15 +107,17 @@ class Following:
             self._counts.files_vanished += 1
         for name, calls in position.open.items():
             fd = _open(f"{self._directory}/{name}") if name in names else None
-            for offset, tokens, nano_usd in calls:
-                with _named(f"{self._directory}/{name}"):
-                    begin = None if fd is None else _begin_at(fd, offset)
-                if begin is None:
-                    self._counts.calls_vanished += 1
-                else:
-                    self._open[begin.seq] = _Open(begin, name, offset, (tokens, nano_usd))
-            if fd is not None:
-                os.close(fd)
+            try:
+                for offset, tokens, nano_usd in calls:
+                    with _named(f"{self._directory}/{name}"):
+                        begin = None if fd is None else _begin_at(fd, offset)
+                    if begin is None:
+                        self._counts.calls_vanished += 1
+                    else:
+                        self._open[begin.seq] = _Open(begin, name, offset, (tokens, nano_usd))
+            finally:
+                if fd is not None:
+                    os.close(fd)
 
     def follow(self, records_max: int) -> Generator[Found, None, int]:
         """What is new, some at a time; returns how many records more might have been read."""
@@ -132,10 +134,10 @@ class Following:
         """Read to the very end, and interrupt what is in flight then."""
         while not (yield from self.follow(FINISH_RECORDS)):
             pass
+        self._leave()
         open_calls = list(self._open.values())
         self._open.clear()
         self.closed = True
-        self._leave()
         if open_calls:
             yield self.boot, [Interrupted(self.boot, one.begin, one.hold) for one in open_calls]
 
@@ -164,11 +166,16 @@ class Following:
     def _move_on(self) -> None:
         number, name = self._queue[0]
         fd = _open(f"{self._directory}/{name}")
-        del self._queue[0]
         if fd is None:
             self._counts.files_vanished += 1
+            del self._queue[0]
             return
-        self._leave()
+        try:
+            self._leave()
+        except OSError:
+            os.close(fd)
+            raise
+        del self._queue[0]
         if name != self._name:  # It is, where a position was resumed.
             self._offset = 0
         self._fd, self._number, self._name = fd, number, name

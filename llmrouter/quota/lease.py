@@ -61,12 +61,13 @@ class Lease:
 
     __slots__ = (
         "asked_at_ms",
-        "awaited",
         "capacity",
         "closed",
         "closed_least",
         "found",
         "free",
+        "leading",
+        "led_at_ms",
         "left",
         "left_at_ms",
         "lent",
@@ -87,8 +88,9 @@ class Lease:
         self.low = 0
         """Below this the next part is asked for ahead."""
         self.asked_at_ms = 0
-        self.awaited = 0
-        """How many asks the ledger has still to answer."""
+        self.leading = 0
+        """The ask for more than its call needs that is to be answered, and since when; 0: none."""
+        self.led_at_ms = 0
         self.closed: Refused | None = None
         self.closed_least = 0
         """What was asked for when the ledger refused."""
@@ -128,18 +130,19 @@ class Lease:
             return 0
         return max(0, now_ms - since_ms) * self.found.rule.amount // self.period_ms
 
-    def pace(self, amount: int, now_ms: int) -> int:
+    def pace(self, ask_id: int, amount: int, now_ms: int) -> int:
         """How much to ask for where `amount` is needed, going by how soon it is needed again.
 
-        Of calls that come while an answer is awaited, each asks for what it needs: the first has
-        asked for more. The next time they all count as one that needs their sum.
+        One ask leads, and asks for more. Those who come before its answer ask for what they need;
+        the next time they all count as one that needs their sum.
         """
         since_ms = now_ms - self.asked_at_ms
         self.asked_at_ms = now_ms
-        if self.awaited:
+        if self.is_led(now_ms):
             self.wanted = min(WANTED_MAX, self.wanted + amount)
             asked = amount
         else:
+            self.leading, self.led_at_ms = ask_id, now_ms
             if since_ms < BUSY_MS:
                 self.wanted = min(WANTED_MAX, max(self.wanted, amount) * 2)
             elif since_ms > 4 * BUSY_MS:
@@ -147,6 +150,15 @@ class Lease:
             asked = max(amount, self.wanted)
         self.low = self.wanted // 4 if self.wanted > 4 * amount else 0
         return asked
+
+    def is_led(self, now_ms: int) -> bool:
+        """More is asked for already; but a call that waits its turn at the ledger holds up none."""
+        return self.leading != 0 and now_ms - self.led_at_ms < BUSY_MS
+
+    def answered(self, ask_id: int) -> None:
+        """The ledger has answered that ask."""
+        if self.leading == ask_id:
+            self.leading = 0
 
     def refuses(self, amount: int, now_ms: int) -> Refused | None:
         """What the ledger would surely answer, if it has said enough for that."""

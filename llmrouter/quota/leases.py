@@ -117,7 +117,7 @@ class Leases:
                 return False
         for lease in account.gating:
             lease.free = free = lease.free - amount_of(amounts, lease.unit)
-            if free < lease.low and not lease.awaited:
+            if free < lease.low and not lease.is_led(now_ms):
                 self._ask_ahead(lease, now_ms)
         if account.counted:
             self.debit(account.counted, amounts)
@@ -163,8 +163,7 @@ class Leases:
         asks = []
         for lease in leases:
             amount = amount_of(asked.amounts, lease.unit)
-            asks.append(Ask(lease.name, amount, lease.pace(amount, now_ms)))
-            lease.awaited += 1
+            asks.append(Ask(lease.name, amount, lease.pace(asked.id, amount, now_ms)))
         asked.leases = leases
         self._asked[asked.id] = asked
         self._send(Take(asked.id, tuple(asks), at_once=asked.at_once))
@@ -172,9 +171,8 @@ class Leases:
     def _ask_ahead(self, lease: Lease, now_ms: int) -> None:
         if self.alone or lease.owed or lease.closed is not None:
             return
-        wanted = lease.pace(lease.wanted // 8 + 1, now_ms)
-        lease.awaited += 1
         self._id += 1
+        wanted = lease.pace(self._id, lease.wanted // 8 + 1, now_ms)
         self._ahead[self._id] = lease, wanted
         self._send(Take(self._id, (Ask(lease.name, 0, wanted),), ahead=True))
 
@@ -274,7 +272,7 @@ class Leases:
 
     def _fill(self, leases: Sequence[Lease], message: Granted) -> None:
         for lease, amount, left in zip(leases, message.amounts, message.left, strict=True):
-            lease.awaited -= 1
+            lease.answered(message.id)
             lease.free += amount
             lease.left = left
             lease.left_at_ms = message.at_ms
@@ -303,8 +301,8 @@ class Leases:
 
     def _on_refused(self, message: Refused) -> None:
         asked = self._asked.pop(message.id)
-        for awaiting in asked.leases:
-            awaiting.awaited -= 1
+        for one in asked.leases:
+            one.answered(message.id)
         lease = self._leases[message.bucket]
         wanted = amount_of(asked.amounts, lease.unit)
         lease.left, lease.left_at_ms = message.left, message.at_ms

@@ -61,6 +61,7 @@ async def test_more_pipelined_requests_than_may_wait_are_refused_behind_those_th
     wire = Wire(Script())
     count = PIPELINED_MAX + 50
     wire.connection.data_received(b"".join(get(b"/%d" % n) for n in range(count)))
+    wire.connection.data_received(get(b"/behind"))
     await until(lambda: len(wire.script.served) == PIPELINED_MAX, "not all were served")
     await turn()
     *answers, last = wire.transport.written.split(b"HTTP/1.1 ")[1:]

@@ -320,6 +320,35 @@ def test_what_a_long_body_comes_in_is_not_copied() -> None:
     assert request.body == b"abc" + b"".join(pieces)
 
 
+@pytest.mark.parametrize("length", [b"content-length: 9\r\n", b""])
+def test_nothing_is_read_once_the_connection_has_ended(length: bytes) -> None:
+    heard, buffered = Heard(), Buffered(100)
+    reader = RequestReader(heard, Limits, buffered)
+    for piece in (b"POST / HTTP/1.1\r\nhost: a\r\n%b\r\n" % length, b"abc"):
+        reader.feed(piece)
+        reader.ended = True  # as whoever refuses a request sets it
+    reader.feed(b"defghiGET / HTTP/1.1\r\nhost: a\r\n\r\n")
+    assert len(heard.heads) == 1
+    assert buffered.bytes == 0
+
+
+class Deaf(Heard):
+    """Takes no request at all."""
+
+    def request_head(self, request: Request) -> None:
+        super().request_head(request)
+        raise MessageError(400, "no more")
+
+
+def test_nothing_is_read_behind_a_head_that_was_refused() -> None:
+    reader = RequestReader(Deaf(), Limits, Buffered(100))
+    with pytest.raises(MessageError, match="no more"):
+        reader.feed(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+    reader.ended = True
+    reader.feed(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+    assert reader.unfinished() is not None
+
+
 def test_a_body_for_which_there_is_no_memory_is_refused() -> None:
     reader = RequestReader(Heard(), Limits, Buffered(5))
     reader.feed(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nabcde")

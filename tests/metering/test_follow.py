@@ -1,7 +1,9 @@
 """One boot, read while it is written: whole lines, in order, each once."""
 
+import errno
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import pytest
@@ -336,6 +338,54 @@ def test_a_format_that_it_does_not_know_is_refused(tmp_path: Path) -> None:
     words = rf"0-1\.jsonl has journal format {FORMAT + 1}, .* reads up to {FORMAT};"
     with pytest.raises(UnknownFormat, match=words):
         read_header(path, "0")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_file_that_cannot_be_left_costs_nothing_and_is_left_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    play = Play(tmp_path)
+    play.put(HEADER, a_begin(1))
+    play.put(HEADER, a_begin(2), name="0-2.jsonl")
+    play.has(1)
+    assert play.follow() == [began(1)]
+    if not finished:
+        play.has(2)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "fstat", unreadable)
+        with pytest.raises(OSError, match="Stale file handle"):
+            play.finish() if finished else play.follow()
+    if not finished:
+        assert play.follow() == [began(2)]
+
+    left = [Interrupted("b00t", a_begin(seq), (0, 0)) for seq in ((1,) if finished else (1, 2))]
+    assert play.finish() == left
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def unreadable(*_: object) -> NoReturn:
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+def test_a_begin_that_cannot_be_read_again_is_told_and_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play = Play(tmp_path)
+    play.put(HEADER, a_begin(1))
+    play.has(1)
+    play.follow()
+    position = play.following.position()
+    play.following.close()
+    before = len(os.listdir("/proc/self/fd"))
+
+    monkeypatch.setattr(os, "pread", unreadable)
+    with pytest.raises(OSError, match="Stale file handle") as failed:
+        Play(tmp_path, position).following.resume(position, {NAME})
+
+    assert failed.value.filename == str(tmp_path / NAME)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_every_descriptor_is_closed_again(tmp_path: Path) -> None:

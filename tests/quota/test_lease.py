@@ -211,29 +211,40 @@ def test_who_needs_it_often_asks_for_more_and_for_less_when_that_is_over() -> No
     at_ms, wanted = NOW, []
     for after_ms in (0, 1, 1, BUSY_MS, 4 * BUSY_MS, 4 * BUSY_MS + 1, 10_000, 10_000):
         at_ms += after_ms
-        found.pace(5, at_ms)
+        found.pace(1, 5, at_ms)
+        found.answered(1)
         wanted.append(found.wanted)
     assert wanted == [5, 10, 20, 20, 20, 10, 5, 5]
 
 
-def test_who_comes_while_an_answer_is_awaited_asks_for_itself_and_counts_the_next_time() -> None:
+def test_who_comes_before_the_answer_asks_for_itself_and_counts_the_next_time() -> None:
     found = lease(MONEY)
     found.wanted, found.asked_at_ms = 20, NOW
-    asked = [found.pace(5, NOW + 1)]
-    for found.awaited in range(1, 64):
-        asked.append(found.pace(5, NOW + 1))
-    assert asked == [40] + [5] * 63
-    found.awaited = 0
-    assert found.pace(5, NOW + 1 + BUSY_MS) == 40 + 63 * 5
+    assert [found.pace(number, 5, NOW + 1) for number in range(1, 65)] == [40] + [5] * 63
+    found.answered(64)
+    assert found.is_led(NOW + 1)
+    found.answered(1)
+    assert not found.is_led(NOW + 1)
+    assert found.pace(65, 5, NOW + 1 + BUSY_MS) == 40 + 63 * 5
+
+
+def test_an_answer_that_is_long_in_coming_leads_no_more() -> None:
+    """A call waits at the ledger for another bucket: meanwhile this one may serve others."""
+    found = lease(MONEY)
+    asked = [found.pace(number, 5, NOW + number * BUSY_MS // 2) for number in range(1, 5)]
+    assert asked == [5, 5, 20, 5]
+    found.answered(1)
+    assert found.leading == 3
 
 
 def test_asks_ahead_only_where_much_more_than_one_call_needs_is_wanted() -> None:
     found = lease(MONEY)
     found.wanted = 19
-    found.pace(5, NOW)
-    found.pace(5, NOW + 1)
+    for after_ms in (0, 1):
+        found.pace(1, 5, NOW + after_ms)
+        found.answered(1)
     assert (found.wanted, found.low) == (18, 0)
-    found.pace(5, NOW + 2)
+    found.pace(2, 5, NOW + 2)
     assert (found.wanted, found.low) == (36, 9)
 
 

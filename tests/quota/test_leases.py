@@ -242,7 +242,29 @@ def test_whatever_the_answer_is_none_is_awaited_after_it() -> None:
     bench.hear(
         granted(ids[0], 1, 100), refused(ids[1], T, Reason.HELD), refused(ids[2], R, Reason.SPENT)
     )
-    assert [bench.lease(name).awaited for name in (R, T)] == [0, 0]
+    assert [bench.lease(name).leading for name in (R, T)] == [0, 0]
+
+
+@pytest.mark.parametrize("answer_ms", [1, 3, 7])
+@pytest.mark.parametrize(("calls", "every_ms"), [(10, 1), (1, 1), (64, 6), (1, 3)])
+def test_a_steady_load_asks_now_and_then_however_late_the_answers_are(
+    calls: int, every_ms: int, answer_ms: int
+) -> None:
+    bench = Bench(RATE)
+    asked: list[tuple[int, Take]] = []
+    takes = 0
+    for now_ms in range(LATER, LATER + 1_000):
+        while asked and asked[0][0] <= now_ms:
+            _, take = asked.pop(0)
+            bench.leases.hear(granted(take.id, take.asks[0].wanted), now_ms)
+        if now_ms % every_ms == 0:
+            for _ in range(calls):
+                if not bench.reserve(REQUEST, now_ms):
+                    bench.ask(REQUEST, now_ms)
+        said = [message for message in bench.said() if isinstance(message, Take)]
+        asked += [(now_ms + answer_ms, take) for take in said]
+        takes += len(said)
+    assert takes <= 4 * calls * (1 + answer_ms // every_ms) + 20
 
 
 # Asking ahead
