@@ -90,10 +90,12 @@ class Following:
             begins.setdefault(call.name, []).append((call.offset, *call.hold))
         return Position(self._name, self._offset, self._seq, begins, self.closed)
 
-    def add(self, number: int, name: str) -> None:
-        """There is a file of this boot; it is read unless that was done."""
-        if not self.closed and number >= self._number:
-            bisect.insort(self._queue, (number, name))
+    def add(self, number: int, name: str) -> bool:
+        """There is a file of this boot; False: it is behind what was read, and is not read."""
+        if self.closed or number < self._number:
+            return False
+        bisect.insort(self._queue, (number, name))
+        return True
 
     def drop(self, number: int, name: str) -> None:
         """A file was removed; what is open is read on, as long as it is open."""

@@ -60,6 +60,8 @@ class _File:
     inode: int
     boot: str = ""
     """Empty until its header is there."""
+    failed: bool = False
+    """Its header could not be read at first."""
 
 
 class Tail:
@@ -210,6 +212,7 @@ class Tail:
                 headers.append(read_header(Path(self._directory, file.name), file.worker))
             except OSError as error:  # One that cannot be read must not keep the others from it.
                 headers.append(None)
+                file.failed = True
                 failed = error
         for file, header in zip(reversed(unread), reversed(headers), strict=True):
             if header is not None:
@@ -223,7 +226,8 @@ class Tail:
             self._boots[boot] = Following(boot, Position(), self._directory, self.counts)
         following = self._boots[boot]
         following.worker, following.pid = header.worker, header.pid
-        following.add(file.number, file.name)
+        if not following.add(file.number, file.name) and file.failed:
+            self.counts.files_vanished += 1  # it would have been read, had it been there in time
 
     def _forget_boots(self) -> None:
         present = {file.boot for file in self._files.values()}

@@ -280,6 +280,27 @@ def test_what_cannot_be_opened_is_told_and_tried_again(
     assert tail.error is None
 
 
+def test_a_file_that_is_readable_only_when_later_ones_were_read_is_counted_as_lost(
+    tmp_path: Path, following: Callable[..., Tail], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tail = following()
+    first = str(write(tmp_path / "0-1.jsonl", lines(HEADER, a_begin(1))))
+    write(tmp_path / "0-2.jsonl", lines(HEADER, a_begin(2)))
+    stale = OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    opened = os.open
+
+    with monkeypatch.context() as failing:
+        failing.setattr(
+            os, "open", lambda path, *how: refuse(stale) if path == first else opened(path, *how)
+        )
+        assert found(tail.poll()) == [began(2)]
+        assert tail.error is stale
+
+    assert found(tail.poll()) == []
+    assert tail.counts == Counts(files_vanished=1)
+    assert tail.error is None
+
+
 def test_a_boot_whose_newest_file_cannot_be_opened_may_be_alive(
     tmp_path: Path, following: Callable[..., Tail], monkeypatch: pytest.MonkeyPatch
 ) -> None:
