@@ -30,7 +30,7 @@ from tests.support.witness import Sight, Witness, witness
 
 pytestmark = pytest.mark.e2e
 
-COUNT, SPEED = 900, 50.0
+COUNT, SPEED = 500, 50.0
 WHOLE_COUNT, WHOLE_SPEED = 20_000, 30.0
 WORKERS = 3
 BOOKED_WITHIN_S = 30.0
