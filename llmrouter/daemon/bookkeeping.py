@@ -19,10 +19,10 @@ from pathlib import Path
 from llmrouter.config.schema import Config
 from llmrouter.daemon.state import StateBusy, journal_path, open_state
 from llmrouter.metering.bookfile import BooksError
-from llmrouter.metering.books import PRUNE_ROWS, Books
+from llmrouter.metering.books import PRUNE_ROWS, Books, Folding
 from llmrouter.metering.journal import journal_paths
 from llmrouter.metering.replay import UnknownFormat
-from llmrouter.metering.tail import Folded, Position, Tail
+from llmrouter.metering.tail import Found, Position, Tail
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +52,6 @@ class Bookkeeping:
             self._tail: Tail | None = self._follow()
             """None after a failure: then it is ahead of the books."""
             failing.pop_all()
-        self._moved: set[str] = set()
-        """Boots whose position has changed since it was stored."""
         self._more = False
         """The last round left something to read."""
         self._error: Exception | None = None
@@ -120,54 +118,47 @@ class Bookkeeping:
 
     def _fold(self, tail: Tail) -> None:
         """Read and store one round: what is read is not kept in between."""
-        self._moved.clear()
+        read: set[str] = set()
         with self._books.folding() as folding:
-            for facts in self._read(tail):
+            for boot, facts in self._read(tail, folding):
                 folding.store(facts)
+                read.add(boot)
             known = {each.boot for each in tail.boots()}
-            moved = {boot: tail.position(boot) for boot in self._moved & known}
+            moved = {boot: tail.position(boot) for boot in read & known}
             gone = self._saved - known  # dead, and their files deleted
             folding.move({**moved, **dict.fromkeys(gone)})
         self._saved = self._saved - gone | moved.keys()
 
-    def _read(self, tail: Tail) -> Iterator[list[Folded]]:
-        self._error = None
+    def _read(self, tail: Tail, folding: Folding) -> Iterator[Found]:
+        self._error, self._more = None, False
         try:
-            yield from self._read_the_dead(tail)
+            yield from self._read_the_dead(tail, folding)
             if not self._more:
                 yield from self._read_on(tail)
         except UnknownFormat as error:  # Nothing was read by what raises this.
             self._error, self._more = error, False
         self._tell_of_error()
 
-    def _read_the_dead(self, tail: Tail) -> Iterator[list[Folded]]:
+    def _read_the_dead(self, tail: Tail, folding: Folding) -> Iterator[Found]:
         """Read boots without a writer to their end, as far as one round goes.
 
         Each by itself, for there may be more of them than files that can be open at once.
         """
-        self._more = False
-        calls = 0
         for boot in [each.boot for each in tail.boots() if not each.closed]:
             if tail.is_written(boot):
                 continue
-            for facts in self._read_on(tail, only=boot):
-                calls += len(facts)
-                yield facts
+            yield from self._read_on(tail, only=boot)
             if self._more:
                 return
-            for _, facts in tail.finish(boot):
-                calls += len(facts)
-                yield facts
+            yield from tail.finish(boot)
             self._error = self._error or tail.error
-            self._moved.add(boot)
-            if calls >= ROUND_RECORDS:
+            yield boot, []  # to close it moves its position, though nothing may be in flight
+            if folding.rows >= ROUND_RECORDS:
                 self._more = True
                 return
 
-    def _read_on(self, tail: Tail, only: str = "") -> Iterator[list[Folded]]:
-        for boot, facts in tail.poll(ROUND_RECORDS, only=only):
-            self._moved.add(boot)
-            yield facts
+    def _read_on(self, tail: Tail, only: str = "") -> Iterator[Found]:
+        yield from tail.poll(ROUND_RECORDS, only=only)
         self._more = tail.more
         self._error = self._error or tail.error
 

@@ -11,7 +11,7 @@ from typing import Final
 from llmrouter.http1.errors import MessageError
 from llmrouter.http1.request import LENGTH_DIGITS_MAX, KnownHead, Request
 
-_END: Final = b"\r\n\r\n"
+END: Final = b"\r\n\r\n"
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)(?=\r\n)", re.IGNORECASE)
 
 
@@ -37,7 +37,7 @@ def known(request: Request, data: bytes, head_bytes_max: int) -> KnownHead | Non
     """The head of `request`, if that is all of `data` and asks for nothing but to be answered."""
     if not request.keep_alive or request.expects_continue:
         return None
-    end = data.find(_END) + len(_END)
+    end = data.find(END) + len(END)
     lengths = list(_LENGTH.finditer(data, 0, end))
     if len(lengths) != 1 or end + LENGTH_DIGITS_MAX > head_bytes_max:
         return None

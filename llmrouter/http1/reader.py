@@ -37,7 +37,6 @@ SLICE_BYTES: Final = 2048
 """Chunked bodies are fed in slices, so that framing without end is noticed within one read."""
 NEW_HEADS_MAX: Final = 4
 """After so many heads of which none was like the one before, none is remembered any more."""
-_HEAD_END: Final = b"\r\n\r\n"
 _BLANKS: Final = b" \t"
 _LINE_PUNCTUATION_BYTES: Final = len(b": \r\n")
 _REQUEST_LINE_BYTES: Final = 32
@@ -153,11 +152,13 @@ class RequestReader:
 
     def feed(self, data: bytes) -> None:
         """Read `data`; raises MessageError where the connection cannot go on."""
-        if self._body_left and not self.ended:
+        if self.ended:
+            return
+        if self._body_left:
             data = self._read_body(data)
             if not data:
                 return
-        if self._new_heads > NEW_HEADS_MAX or self.is_mid_request() or self.ended:
+        if self._new_heads > NEW_HEADS_MAX or self.is_mid_request():
             self._read(data)
         elif self._known is None or (read := self._known.read(data)) is None:
             self._read_new(data)
@@ -187,14 +188,14 @@ class RequestReader:
             self._new_heads += 1
 
     def _read_body(self, data: bytes) -> bytes:
-        """Read more of a body whose length is known; what is left of `data` behind it."""
+        """Read more of a body whose length is known; what is to be read of `data` behind it."""
         left = self._body_left
         self._body_left = max(0, left - len(data))
         self.on_body(data if len(data) <= left else data[:left])
         if not self._body_left:
             self._parser = httptools.HttpRequestParser(self)
             self.on_message_complete()
-        return data[left:]
+        return b"" if self.ended else data[left:]
 
     def _read(self, data: bytes) -> None:
         if len(data) <= SLICE_BYTES or not self._may_be_chunked(data):
@@ -205,13 +206,13 @@ class RequestReader:
                 self._feed(view[:SLICE_BYTES])
                 view = view[SLICE_BYTES:]
         request = self._request
-        if request is not None and not (self._in_head or self._chunked or self.ended):
+        if request is not None and not (self._in_head or self._chunked):
             self._body_left = int(request.headers[b"content-length"]) - request.body_bytes
 
     def _may_be_chunked(self, data: bytes) -> bool:
         if self._in_head or self._request is not None:
             return self._in_head or self._chunked
-        end = data.find(_HEAD_END)
+        end = data.find(heads.END)
         return end < 0 or b"chunked" in data[:end].lower()
 
     def _feed(self, data: bytes | memoryview) -> None:

@@ -116,13 +116,6 @@ class Books:
             yield folding
             folding.close()
 
-    def fold(self, facts: Iterable[Folded], positions: Mapping[str, Position | None]) -> int:
-        """Store facts that are all at hand; how many rows that were."""
-        with self.folding() as folding:
-            folding.store(facts)
-            folding.move(positions)
-        return folding.rows
-
     def prune(self, keep_from_ms: int, rows_max: int = PRUNE_ROWS) -> int:
         """Delete single calls from before that hour, the oldest `rows_max`; how many there were.
 
@@ -217,8 +210,7 @@ class Folding:
         """Make rows of facts."""
         hours, values, ids_of = self._hours, self._values, self._books.ids_of
         for begin, end in booked(facts):
-            if self._db is None:
-                self._begin()
+            db = self._db or self._begin()
             ids = ids_of(begin, end)
             of_it = amounts(end)
             prompt, cached, output, reasoning, cost, reported, ttft_ms, duration_ms = of_it
@@ -230,8 +222,7 @@ class Folding:
             self.rows += 1
             add(_sums(hours, (_start(end.at_ms, HOUR_MS), ids[0], ids[1])), end, of_it)
             if len(values) == _INSERT_ROWS * _ROW_VALUES:
-                assert self._db is not None
-                self._db.execute(_INSERT_MANY, values)
+                db.execute(_INSERT_MANY, values)
                 values.clear()
                 give_way()
 

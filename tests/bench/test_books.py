@@ -15,6 +15,7 @@ from llmrouter.metering.accounts import Accounts, Dimension, Period
 from llmrouter.metering.books import DAY_MS, Books
 from llmrouter.metering.records import Begin, End
 from llmrouter.metering.tail import Ended, Position
+from tests.support.folding import fold
 
 pytestmark = pytest.mark.bench
 
@@ -60,7 +61,7 @@ def calls(count: int, apart_ms: float) -> Iterator[Ended]:
 def fold_all(books: Books, facts: Iterator[Ended], a_fold: int = A_FOLD) -> int:
     done = 0
     while some := list(itertools.islice(facts, a_fold)):
-        done += books.fold(some, {"b00t": Position("0-1.jsonl", done)})
+        done += fold(books, some, {"b00t": Position("0-1.jsonl", done)})
     return done
 
 
@@ -76,7 +77,7 @@ def test_folding_five_thousand_calls(tmp_path: Path, benchmark: BenchmarkFixture
 
     with contextlib.closing(Books(tmp_path / "books.db")) as books:
         benchmark.pedantic(  # type: ignore[no-untyped-call]  # the plugin has no types
-            lambda some: books.fold(some, {"b00t": Position("0-1.jsonl", 1)}),
+            lambda some: fold(books, some, {"b00t": Position("0-1.jsonl", 1)}),
             setup=lambda: ((list(itertools.islice(facts, A_FOLD)),), {}),
             rounds=10,
         )

@@ -14,6 +14,7 @@ from llmrouter.daemon.state import open_state
 from llmrouter.metering.bookfile import BooksError
 from llmrouter.metering.books import Books
 from tests.metering.test_books import ended
+from tests.support.folding import fold
 
 
 @pytest.fixture
@@ -32,9 +33,9 @@ def _a_state(config: Config) -> None:
         pass
 
 
-def fold(config: Config, *seqs: int) -> None:
+def book(config: Config, *seqs: int) -> None:
     with contextlib.closing(Books(books_path(config))) as books:
-        books.fold([ended(seq) for seq in seqs], {})
+        fold(books, [ended(seq) for seq in seqs], {})
 
 
 def calls(config: Config) -> int:
@@ -65,16 +66,16 @@ def test_to_look_at_a_state_that_is_not_there_does_not_make_it(config: Config) -
 
 
 def test_what_only_the_journals_hold_is_folded_before_the_books_are_read(config: Config) -> None:
-    with open_books(config, lambda asked: fold(asked, 1, 2)) as books:
+    with open_books(config, lambda asked: book(asked, 1, 2)) as books:
         assert books is not None
         assert books.totals().totals[0].tally.calls == 2
 
 
 def test_books_are_read_while_they_are_written(config: Config) -> None:
     with contextlib.closing(Books(books_path(config))) as writer:
-        writer.fold([ended(1)], {})
+        fold(writer, [ended(1)], {})
         assert calls(config) == 1
-        writer.fold([ended(2)], {})
+        fold(writer, [ended(2)], {})
         assert calls(config) == 2
 
 

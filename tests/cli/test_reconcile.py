@@ -17,6 +17,7 @@ from llmrouter.metering.records import Attempt
 from llmrouter.metering.tail import Ended
 from tests.metering.test_books import NOW_MS, ended
 from tests.support.daemon import run
+from tests.support.folding import fold
 
 CONFIG = """
 [upstreams.openai]
@@ -53,7 +54,7 @@ def booked(seq: int, deployment: str = "openai/gpt-4o-2024-08-06", *, day: int =
 
 def keep(*facts: Ended) -> None:
     with open_state(Path("state")), contextlib.closing(Books(Path("state/books.db"))) as books:
-        books.fold(facts, {})
+        fold(books, facts, {})
 
 
 def reconcile(text: str, *arguments: str, provider: str = "generic") -> Result:

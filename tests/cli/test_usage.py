@@ -30,6 +30,7 @@ from llmrouter.metering.tail import Ended, Folded
 from tests.metering.test_books import NOW_MS, ended, interrupted
 from tests.metering.test_records import an_attempt
 from tests.support.daemon import LLMROUTER, START_TIMEOUT_S, run
+from tests.support.folding import fold
 
 KEY = "3fQ9xW2LbT0c"
 BOOKS = Path("state/books.db")
@@ -70,7 +71,7 @@ def a_call(seq: int = 1, /, nano: int | None = 2_500_000, **changes: Any) -> End
 @contextlib.contextmanager
 def writing(*facts: Folded) -> Iterator[Books]:
     with open_state(Path("state")), contextlib.closing(Books(BOOKS)) as books:
-        books.fold(facts, {})
+        fold(books, facts, {})
         yield books
 
 
@@ -249,7 +250,7 @@ def test_calls_of_a_second_ago_are_there_while_the_books_are_written() -> None:
         assert decoded("--since", "5m")["total"]["calls"] == 1
         assert [call["request_id"] for call in decoded("--calls", "--since", "today")] == ["req_1"]
 
-        books.fold([a_call(2, at_ms=now_ms())], {})
+        fold(books, [a_call(2, at_ms=now_ms())], {})
         assert decoded("--since", "5m")["total"]["calls"] == 2
 
 
@@ -401,7 +402,7 @@ def test_watching_shows_what_comes_until_it_is_interrupted_which_is_no_failure()
         os.close(inside)
         try:
             read_until(terminal, "acme")
-            books.fold([a_call(2, org="globex")], {})
+            fold(books, [a_call(2, org="globex")], {})
             read_until(terminal, "globex")
             watching.send_signal(signal.SIGINT)
             assert watching.wait(START_TIMEOUT_S) == 0

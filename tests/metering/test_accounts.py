@@ -28,6 +28,7 @@ from tests.metering.test_books import (
     times,
 )
 from tests.metering.test_records import an_attempt
+from tests.support.folding import fold
 
 HOUR = NOW_MS // HOUR_MS * HOUR_MS
 Call = Ended | Interrupted
@@ -72,7 +73,7 @@ def accounts_of(*folds: Sequence[Folded], kept_from: int = 0) -> Iterator[Accoun
             contextlib.closing(Accounts(path)) as accounts,
         ):
             for facts in folds:
-                books.fold(facts, {})
+                fold(books, facts, {})
             books.prune(kept_from)
             yield accounts
 
@@ -256,11 +257,11 @@ def test_a_report_is_of_one_moment_though_folding_and_pruning_go_on(tmp_path: Pa
     """All statements of one report see what was there at its first."""
     path = tmp_path / "books.db"
     with contextlib.closing(Books(path)) as books, contextlib.closing(Accounts(path)) as accounts:
-        books.fold([ended(1, at_ms=HOUR + 1)], {})
+        fold(books, [ended(1, at_ms=HOUR + 1)], {})
 
         def meanwhile(statement: str) -> None:
             if "singles" in statement:
-                books.fold([ended(2, at_ms=HOUR + 2)], {})
+                fold(books, [ended(2, at_ms=HOUR + 2)], {})
                 books.prune(HOUR + HOUR_MS)
 
         accounts._db.set_trace_callback(meanwhile)
@@ -275,7 +276,7 @@ def test_a_report_can_be_made_at_once_after_a_damaged_one(tmp_path: Path) -> Non
     """No transaction stays open that would keep the log from being merged."""
     path = tmp_path / "books.db"
     with contextlib.closing(Books(path)) as books:
-        books.fold([ended()], {})
+        fold(books, [ended()], {})
         with contextlib.closing(Accounts(path)) as accounts:
             books._db.execute("ALTER TABLE days RENAME TO elsewhere")
             with pytest.raises(BooksError, match="no such table: "):

@@ -13,6 +13,7 @@ from llmrouter.metering.books import DAY_MS, HOUR_MS, Books
 from llmrouter.metering.tally import Tally
 from tests.metering.test_books import NOW_MS, agree, ended, rows, tally_of
 from tests.metering.test_records import an_attempt
+from tests.support.folding import fold
 
 OLD = Tally(
     calls=2, errors=1, estimated=1, unpriced=1, prompt_tokens=20, output_tokens=6, cost_nano_usd=70
@@ -62,7 +63,7 @@ def test_books_of_format_1_say_the_same_in_the_newest(old: Path) -> None:
 def test_what_is_folded_after_a_migration_adds_up_with_what_was_there(old: Path) -> None:
     call = ended(3, attempts=2, deployment="openai/gpt-4o", others=(an_attempt(),))
     with contextlib.closing(Books(old)) as books:
-        books.fold([call], {})
+        fold(books, [call], {})
 
     found, new = agree(old), tally_of([call])
 

@@ -30,6 +30,7 @@ from llmrouter.metering.tally import Tally
 from tests.metering.test_journal import ROOT
 from tests.metering.test_records import HEADER, a_begin, an_end
 from tests.metering.test_replay import lines
+from tests.support.folding import fold
 
 BOOT = "b00t"
 NOW_MS = 1_763_880_000_000  # 2025-11-23T06:40Z
@@ -200,7 +201,7 @@ def test_a_call_is_booked_with_all_that_is_known_of_it(path: Path, books: Books)
         ttft_ms=5, duration_ms=6, price="2.5/1.25/10",
     )  # fmt: skip
 
-    assert books.fold([Began(BOOT, "0", begin), Ended(BOOT, begin, (0, 0), end)], {}) == 1
+    assert fold(books, [Began(BOOT, "0", begin), Ended(BOOT, begin, (0, 0), end)], {}) == 1
 
     assert rows(path, "SELECT * FROM usage_calls") == [
         (1, "2025-11-23T06:40:00.000Z", NOW_MS, "req_1", "acme", "research", "ann", "Ab12",
@@ -216,14 +217,14 @@ def test_a_call_is_booked_with_all_that_is_known_of_it(path: Path, books: Books)
 
 
 def test_what_is_not_known_is_null(path: Path, books: Books) -> None:
-    books.fold([ended()], {})
+    fold(books, [ended()], {})
 
     absent = "team, user, upstream, error_code, cost_nano_usd, reported_nano_usd, ttft_ms"
     assert row(path, absent) == (None,) * 7
 
 
 def test_an_interrupted_call_is_booked_at_its_hold(path: Path, books: Books) -> None:
-    books.fold([interrupted(hold=(500, 70_000))], {})
+    fold(books, [interrupted(hold=(500, 70_000))], {})
 
     columns = "at_ms, status, outcome, is_error, estimated, duration_ms"
     assert row(path, columns) == (NOW_MS, 0, INTERRUPTED, 1, 1, None)
@@ -235,7 +236,7 @@ def test_an_interrupted_call_is_booked_at_its_hold(path: Path, books: Books) -> 
 def test_the_cost_of_an_interrupted_call_that_held_no_money_is_unknown(
     path: Path, books: Books
 ) -> None:
-    books.fold([interrupted(hold=(500, 0))], {})
+    fold(books, [interrupted(hold=(500, 0))], {})
 
     assert row(path, "cost_nano_usd") == (None,)
     assert agree(path).unpriced == 1
@@ -251,7 +252,7 @@ def test_other_attempts_are_rows_of_their_own_and_no_calls(path: Path, books: Bo
     )
     call = ended(deployment="a/large", upstream="a", cost_nano_usd=90, attempts=2, others=(hedged,))
 
-    assert books.fold([call], {}) == 2
+    assert fold(books, [call], {}) == 2
 
     columns = "request_id, deployment, upstream, outcome, is_error, attempts, cost_nano_usd"
     assert rows(path, f"SELECT {columns} FROM usage_calls ORDER BY id") == [
@@ -273,7 +274,7 @@ def test_a_call_that_another_model_took_over_is_counted_once(path: Path, books: 
     begin = replace(a_begin(2), model="small", instead_of=("gpt-4o",))
     second = Ended(BOOT, begin, (0, 0), replace(an_end(2), attempts=2, cost_nano_usd=50))
 
-    books.fold([first, second], {})
+    fold(books, [first, second], {})
 
     columns = "model, calls, errors, other_attempts, cost_nano_usd"
     assert rows(path, f"SELECT {columns} FROM usage_days ORDER BY cost_nano_usd") == [
@@ -286,7 +287,7 @@ def test_a_call_that_another_model_took_over_is_counted_once(path: Path, books: 
 def test_what_an_upstream_claims_beyond_sense_is_bounded(path: Path, books: Books) -> None:
     usage = Usage(prompt_tokens=10**30, output_tokens=2**63, cost_nano_usd=10**30)
 
-    books.fold([ended(seq, usage=usage, cost_nano_usd=2**64) for seq in range(100)], {})
+    fold(books, [ended(seq, usage=usage, cost_nano_usd=2**64) for seq in range(100)], {})
 
     tally = agree(path)
     assert (tally.prompt_tokens, tally.output_tokens) == (100 * TOKENS_MAX,) * 2
@@ -298,7 +299,7 @@ def test_rows_and_totals_agree_on_whatever_cost_a_journal_reports(
     path: Path, books: Books, nano_usd: int
 ) -> None:
     """Less than nothing stands in a journal only where somebody wrote it there by hand."""
-    books.fold([ended(1, usage=Usage(cost_nano_usd=nano_usd)), ended(2)], {})
+    fold(books, [ended(1, usage=Usage(cost_nano_usd=nano_usd)), ended(2)], {})
 
     tally = agree(path)
     assert (tally.reported, tally.reported_nano_usd) == (1, max(0, nano_usd))
@@ -310,8 +311,8 @@ def test_more_names_than_are_remembered_are_found_again(
     monkeypatch.setattr("llmrouter.metering.books.IDS_MAX", 2)
     facts = [ended(seq, attempts=seq % 5 + 1) for seq in range(20)]
 
-    books.fold(facts[:9], {})
-    books.fold(facts[9:], {})
+    fold(books, facts[:9], {})
+    fold(books, facts[9:], {})
 
     assert rows(path, "SELECT COUNT(*) FROM how") == [(5,)]
     assert agree(path) == tally_of(facts)
@@ -322,10 +323,10 @@ def test_more_names_than_are_remembered_are_found_again(
 
 def test_positions_are_stored_with_the_rows_and_can_be_forgotten(path: Path, books: Books) -> None:
     position = Position("0-1.jsonl", 7, 3, {"0-1.jsonl": [(1, 2, 3)]})
-    books.fold([], {BOOT: position, "0ther": Position()})
+    fold(books, [], {BOOT: position, "0ther": Position()})
     assert books.positions() == {BOOT: position, "0ther": Position()}
 
-    books.fold([], {"0ther": None, "unknown": None})
+    fold(books, [], {"0ther": None, "unknown": None})
     books.close()
 
     with contextlib.closing(Books(path)) as again:
@@ -365,11 +366,11 @@ def test_every_call_is_booked_once_whatever_breaks_off(
             done = books.positions().get(BOOT, Position()).offset
             new = facts[done : done + length]
             if what == "go on":
-                books.fold(new, at(done + len(new)))
+                fold(books, new, at(done + len(new)))
                 continue
             copy = Path(name, f"{next(lives)}.db")
             with contextlib.suppress(Crash):
-                books.fold(crashing(new, path, copy), at(done + len(new)))
+                fold(books, crashing(new, path, copy), at(done + len(new)))
             if what == "die":
                 path = copy
                 books = stack.enter_context(contextlib.closing(Books(path)))
@@ -407,9 +408,9 @@ def test_a_fold_in_several_lots_is_stored_as_one_or_not_at_all(path: Path, books
 
 def test_names_of_a_fold_that_broke_off_are_not_taken_for_known(path: Path, books: Books) -> None:
     with pytest.raises(Crash):
-        books.fold(crashing([ended()], path, path.with_name("copy.db")), {})
+        fold(books, crashing([ended()], path, path.with_name("copy.db")), {})
 
-    books.fold([ended()], {})
+    fold(books, [ended()], {})
 
     assert row(path, "org, model, outcome") == ("acme", "gpt-4o", "ok")
 
@@ -417,7 +418,7 @@ def test_names_of_a_fold_that_broke_off_are_not_taken_for_known(path: Path, book
 def test_a_second_reader_sees_whole_folds_alone_and_hinders_nobody(
     path: Path, books: Books
 ) -> None:
-    books.fold([ended(1)], at(1))
+    fold(books, [ended(1)], at(1))
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         seen = [reader.execute("SELECT COUNT(*) FROM calls").fetchone()]
@@ -427,7 +428,7 @@ def test_a_second_reader_sees_whole_folds_alone_and_hinders_nobody(
             seen.append(reader.execute("SELECT COUNT(*) FROM calls").fetchone())
             assert agree(path).calls == 1
 
-        books.fold(while_folding(), at(2))
+        fold(books, while_folding(), at(2))
         books.prune(NOW_MS + DAY_MS)
         assert books.durable() == at(2)
         seen.append(reader.execute("SELECT COUNT(*) FROM calls").fetchone())
@@ -442,6 +443,7 @@ import itertools, sys
 from pathlib import Path
 from llmrouter.metering.books import Books
 from tests.metering.test_books import BOOT, Position, at, ended
+from tests.support.folding import fold
 books = Books(Path(sys.argv[1]))
 done = books.positions().get(BOOT, Position()).offset
 def some(first, length):
@@ -451,7 +453,7 @@ def some(first, length):
         yield ended(seq)
 for turn in itertools.count():
     length = 1 + turn * 97 % 400
-    books.fold(some(done, length), at(done + length))
+    fold(books, some(done, length), at(done + length))
     done += length
     print("folded", flush=True)
     if turn % 5 == 4:
@@ -492,13 +494,13 @@ def test_a_journal_is_folded_from_where_the_books_are(tmp_path: Path, path: Path
         with contextlib.closing(Books(path)) as books:
             tail = Tail(tmp_path / "journal", books.positions())
             facts = [fact for _, facts in tail.poll() for fact in facts]
-            books.fold(facts, {boot.boot: tail.position(boot.boot) for boot in tail.boots()})
+            fold(books, facts, {boot.boot: tail.position(boot.boot) for boot in tail.boots()})
             tail.close()
     files.close()
     with contextlib.closing(Books(path)) as books:
         tail = Tail(tmp_path / "journal", books.positions())
         facts = [fact for _, facts in tail.finish(HEADER.boot) for fact in facts]
-        books.fold(facts, {HEADER.boot: tail.position(HEADER.boot)})
+        fold(books, facts, {HEADER.boot: tail.position(HEADER.boot)})
         tail.close()
 
     assert sorted(rows(path, "SELECT request_id, outcome FROM usage_calls")) == [
@@ -512,42 +514,42 @@ def test_a_journal_is_folded_from_where_the_books_are(tmp_path: Path, path: Path
 def test_a_full_disk_stores_nothing_by_halves_and_folding_goes_on_when_there_is_room(
     path: Path, books: Books
 ) -> None:
-    books.fold([ended(1)], at(1))
+    fold(books, [ended(1)], at(1))
     many = [ended(seq) for seq in range(2, 5_000)]
     ((pages,),) = books._db.execute("PRAGMA page_count").fetchall()
     books._db.execute(f"PRAGMA max_page_count = {pages + 3}")
 
     for _ in range(2):
         with pytest.raises(BooksError, match=r"can take no more \(.*full\); make room"):
-            books.fold(many, at(5_000))
+            fold(books, many, at(5_000))
         assert books.positions() == at(1)
         assert agree(path) == tally_of([ended(1)])
 
     books._db.execute("PRAGMA max_page_count = 1000000")
-    books.fold(many, at(5_000))
+    fold(books, many, at(5_000))
     assert agree(path) == tally_of([ended(1), *many])
 
 
 def test_a_file_that_may_not_grow_stores_nothing_by_halves(path: Path, books: Books) -> None:
-    books.fold([ended(1)], at(1))
+    fold(books, [ended(1)], at(1))
     many = [ended(seq) for seq in range(2, 20_000)]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
     try:
         with pytest.raises(BooksError, match="check that the disk has room"):
-            books.fold(many, at(20_000))
+            fold(books, many, at(20_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     assert agree(path) == tally_of([ended(1)])
-    books.fold(many, at(20_000))
+    fold(books, many, at(20_000))
     assert agree(path) == tally_of([ended(1), *many])
 
 
 @pytest.mark.parametrize("table", ["calls", "hours", "positions"])
 def test_a_damaged_page_is_named(path: Path, table: str) -> None:
     with contextlib.closing(Books(path)) as books:
-        books.fold([ended(1)], at(1))
+        fold(books, [ended(1)], at(1))
     ((page,),) = rows(path, f"SELECT rootpage FROM sqlite_master WHERE name = '{table}'")
     assert isinstance(page, int)
     with path.open("r+b") as file:
@@ -556,12 +558,12 @@ def test_a_damaged_page_is_named(path: Path, table: str) -> None:
 
     with contextlib.closing(Books(path)) as books:
         with pytest.raises(BooksError, match=r"books.db is damaged .*; restore it from a backup"):
-            books.fold([ended(2)], at(2))
+            fold(books, [ended(2)], at(2))
         assert not books._db.in_transaction
 
 
 def test_a_damaged_position_is_named(path: Path, books: Books) -> None:
-    books.fold([], at(1))
+    fold(books, [], at(1))
     books._db.execute("UPDATE positions SET position = '[7'")
 
     with pytest.raises(BooksError, match="is damaged"):
@@ -576,7 +578,7 @@ def test_pruning_deletes_the_oldest_calls_in_portions_and_keeps_totals(
 ) -> None:
     hour_ms = NOW_MS // HOUR_MS * HOUR_MS
     facts = [ended(seq, at_ms=hour_ms + offset) for seq, offset in enumerate([0, -1, -3, -2, 5])]
-    books.fold(facts, {})
+    fold(books, facts, {})
 
     assert [books.prune(hour_ms + 7, rows_max=2) for _ in range(3)] == [2, 1, 0]
 
@@ -595,7 +597,7 @@ def test_what_was_kept_once_is_remembered_also_if_more_shall_be_kept_later(
 
 
 def test_durable_says_up_to_where_and_leaves_folding_as_fast_as_it_was(books: Books) -> None:
-    books.fold([ended()], at(1))
+    fold(books, [ended()], at(1))
 
     assert books.durable() == at(1)
     assert books._db.execute("PRAGMA synchronous").fetchall() == [(1,)]
