@@ -5,11 +5,6 @@ an exchange when the head is complete, and may already know the answer then (no 
 such an exchange clears `request.wants_body` and is served without waiting for its body. Exchanges
 are served strictly in the order in which they came, one at a time; while one is served, at most one
 read's worth of pipelined bytes waits behind it, then reading pauses.
-
-Half-close: a client that ends its sending side still gets its answer. Whether it is still there at
-all shows only when something is written to it, so while nothing is, an interim response
-(100, RFC 9110, 15.2) is sent every second: a vanished client answers it with a reset. The same goes
-for one that pipelines: while nothing of it is read, neither is its end.
 """
 
 import asyncio
@@ -20,9 +15,9 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from llmrouter.http1.deadlines import NEVER
 from llmrouter.http1.errors import MessageError
+from llmrouter.http1.link import CONTINUE, LINGER_S, Link
 from llmrouter.http1.reader import RequestReader
 from llmrouter.http1.request import Request
-from llmrouter.http1.response import ResponseWriter
 
 if TYPE_CHECKING:
     from llmrouter.http1.server import Server
@@ -31,15 +26,8 @@ WRITE_BUFFER_BYTES: Final = 65_536
 """High-water mark: what a slow reader may make us hold before its upstream is paused."""
 PIPELINED_MAX: Final = 128
 """How many requests of one connection may wait: one read can hold ten thousand of them."""
-LINGER_S = 5.0
-"""How long a refused body is read and dropped, so that the answer is not lost in a reset."""
-LINGER_BYTES = 64 * 1024 * 1024
-PROBE_EVERY_S = 1.0
 CUT_BY_US: Final = "the server was aborted"
 """What the cancellation of an exchange says if it was not the client that left."""
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-"""Invites a body; and probes, as the one interim response that every client skips: some take 102
-for the answer."""
 
 
 class Exchange(Protocol):
@@ -57,41 +45,25 @@ class _Waiting(enum.Enum):
     BODY = enum.auto()
 
 
-class ServerConnection(ResponseWriter):
+class ServerConnection(Link):
     """Reads requests, serves them in order, writes responses."""
 
     __slots__ = (
-        "_dropped_bytes",
         "_exchange",
-        "_half_closed",
-        "_loop",
-        "_probe",
-        "_read_paused",
         "_reader",
         "_ready",
         "_task",
-        "_unsent_bytes",
         "_waiter",
         "_waiting",
-        "deadline",
     )
 
     def __init__(self, server: "Server") -> None:
         super().__init__(server)
-        # for the process
-        self._loop = server.loop
         # for the connection
         self._ready: deque[tuple[Request, Exchange]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._unsent_bytes = 0
-        """As of the last look at a client that reads slowly."""
-        self._read_paused = False
-        self._half_closed = False
-        self._dropped_bytes = 0
         self._waiting: _Waiting | None = None
-        self._probe: asyncio.TimerHandle | None = None
-        self.deadline = NEVER
         # for the exchange being read
         self._exchange: Exchange | None = None
 
@@ -152,36 +124,22 @@ class ServerConnection(ResponseWriter):
 
     def connection_lost(self, _error: Exception | None) -> None:
         """The connection is gone, whoever ended it."""
-        self._transport = None
-        self.deadline = NEVER
+        self._gone()
         self._server.lost(self)
         if (unfinished := self._reader.unfinished()) is not None:
             unfinished.drop_body()
         self._reader.close()
         self._exchange = None
         self._forget_ready()
-        if self._probe is not None:
-            self._probe.cancel()
         if self._request is not None:
             assert self._task is not None
             self._task.cancel(CUT_BY_US if self._server.aborting else None)
         elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-        self._set_writable(False)
-
-    def pause_writing(self) -> None:
-        """The client reads more slowly than we write."""
-        if self._transport is not None:
-            self._unsent_bytes = self._transport.get_write_buffer_size()
-        if not self._lingering:
-            self.deadline = self._loop.time() + self._server.settings.idle_s
-        self._set_writable(False)
 
     def resume_writing(self) -> None:
-        """The client has caught up."""
-        if self._request is not None and not self._lingering:
-            self.deadline = NEVER
-        self._set_writable(True)
+        """The client has caught up; what waits for that is served."""
+        super().resume_writing()
         self._wake()
 
     # ---- the reader and the sweep call these ----------------------------------------------
@@ -257,6 +215,7 @@ class ServerConnection(ResponseWriter):
         finally:
             if self._request is not None:
                 self._request.drop_body()
+            self._forget_ready()
             if not self._lingering:  # an exchange failed: nobody will ever answer it
                 self.write_out()  # but if it was answered before, the answer leaves
                 self.abort()
@@ -328,7 +287,7 @@ class ServerConnection(ResponseWriter):
         request.expects_continue = False
         if request.body_bytes == 0 and self._transport is not None:
             self.write_out()
-            self._transport.write(_CONTINUE)
+            self._transport.write(CONTINUE)
 
     def _refuse(self, error: MessageError) -> None:
         """Answer a broken request, once those before it are answered, and end the connection."""
@@ -339,70 +298,10 @@ class ServerConnection(ResponseWriter):
         if request.wants_body:  # else it is refused already
             self._enqueue(request, _Refused(self, request, error))
 
-    def _linger(self) -> None:
-        """Send what is unsent, then read on a while, so that the answer is not lost in a reset."""
-        transport = self._transport
-        assert transport is not None
-        if self._half_closed or not transport.can_write_eof():
-            self._close()
-            return
-        self._lingering = True
-        self._forget_ready()
-        self.deadline = self._loop.time() + LINGER_S
-        self.write_out()
-        transport.write_eof()
-        self._resume_reading()
-
-    def _close(self) -> None:
-        """Send what is unsent, then close; the deadline bounds how long that may take."""
-        self._lingering = True
-        self._forget_ready()
-        self.deadline = self._loop.time() + self._server.settings.idle_s
-        self.write_out()
-        if self._transport is not None:
-            self._transport.close()
-
     def _forget_ready(self) -> None:
         for request, _ in self._ready:
             request.drop_body()
         self._ready.clear()
-
-    def _drop(self, count: int) -> None:
-        self._dropped_bytes += count
-        if self._dropped_bytes > LINGER_BYTES:
-            self.abort()
-
-    def _pause_reading(self) -> None:
-        if not self._read_paused and self._transport is not None:
-            self._read_paused = True
-            self._transport.pause_reading()
-            self._probe_from_now_on()  # its end would not be read either
-
-    def _resume_reading(self) -> None:
-        if self._read_paused and self._transport is not None:
-            self._read_paused = False
-            self._transport.resume_reading()
-
-    def _is_being_read(self) -> bool:
-        """Less is unsent than at the last look: the client is slow, but it has not stalled."""
-        unsent = 0 if self._transport is None else self._transport.get_write_buffer_size()
-        fewer = 0 < unsent < self._unsent_bytes
-        self._unsent_bytes = unsent
-        return fewer
-
-    def _probe_from_now_on(self) -> None:
-        if self._probe is None:
-            self._probe = self._loop.call_later(PROBE_EVERY_S, self._send_probe)
-
-    def _send_probe(self) -> None:
-        self._probe = None
-        if self._transport is None or not (self._half_closed or self._read_paused):
-            return
-        request = self._request
-        unheard = self._head != b"" and not self._responded
-        if request is not None and unheard and request.minor_version == 1:
-            self._transport.write(_CONTINUE)
-        self._probe_from_now_on()
 
 
 class _Refused:
