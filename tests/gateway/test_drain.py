@@ -9,7 +9,7 @@ import pytest
 from llmrouter.contracts.call import Usage
 from llmrouter.gateway import reply
 from llmrouter.gateway.drain import NO_DRAIN, DrainBounds
-from llmrouter.http1 import downstream
+from llmrouter.http1 import downstream, link
 from llmrouter.http1.upstream import UpstreamTimeouts
 from llmrouter.metering.records import End
 from llmrouter.quota.estimate import FIRST_OUTPUT, SLICE, Estimator
@@ -117,7 +117,7 @@ async def test_a_stream_left_at_any_event_is_charged_with_what_the_upstream_says
     tmp_path: Path, index: int, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FR-004: not an estimate. Index 0 is before the head; the last one is after the end marker."""
-    monkeypatch.setattr(downstream, "PROBE_EVERY_S", 0.01)
+    monkeypatch.setattr(link, "PROBE_EVERY_S", 0.01)
     go_on = asyncio.Event()
     said = [EVENT] * EVENTS + [USAGE + DONE]
     rest: list[Any] = [step for event in said[index:] for step in (chunk(event), Wait(Pause()))]

@@ -12,7 +12,7 @@ import pytest
 
 from llmrouter.gateway import unrecorded
 from llmrouter.gateway.attempt import JOINED_BODY_BYTES_MAX
-from llmrouter.http1 import downstream, upstream
+from llmrouter.http1 import link, upstream
 from llmrouter.http1.origin import Origin
 from llmrouter.http1.upstream import UpstreamTimeouts
 from llmrouter.metering.journal import journal_paths
@@ -590,7 +590,7 @@ async def test_a_caller_may_leave_in_any_turn_of_the_loop(
     tmp_path: Path, plays: Play, orderly: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before, between and after the waits above, also in the very turn in which they end."""
-    monkeypatch.setattr(downstream, "PROBE_EVERY_S", 0.01)
+    monkeypatch.setattr(link, "PROBE_EVERY_S", 0.01)
     async with staged(tmp_path, plays) as stage:
         pool = stage.upstreams["up"].pool
         for turns in range(40):

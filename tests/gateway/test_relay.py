@@ -9,7 +9,7 @@ import pytest
 
 from llmrouter.contracts.call import Usage
 from llmrouter.gateway.relay import _Nesting
-from llmrouter.http1 import downstream, sse
+from llmrouter.http1 import link, sse
 from llmrouter.http1.upstream import UpstreamTimeouts
 from llmrouter.quota.estimate import Estimator
 from tests.support.application import settings
@@ -475,7 +475,7 @@ async def test_who_leaves_at_any_event_ends_the_upstream_too(
     tmp_path: Path, events: int, leaves: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SC-007: at every event index; after an orderly close it shows with what comes next."""
-    monkeypatch.setattr(downstream, "PROBE_EVERY_S", 0.01)
+    monkeypatch.setattr(link, "PROBE_EVERY_S", 0.01)
     gone = asyncio.Event()
     sent = [event for event in WHOLE[:events] if event is not USAGE]
     # The first is answered by a reset, at which the next one fails.
