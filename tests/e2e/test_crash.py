@@ -56,8 +56,8 @@ def figures(living: Node, load: Load) -> str:
     )
 
 
-ONLY_JUST_BEGUN = 3
-"""Calls that are lost to their callers before they were in flight, or after their end."""
+LOST_BESIDES = 3
+"""So many calls may be lost to their callers before they were in flight, or after their end."""
 MANY_KILLS = [pytest.param(count, marks=pytest.mark.slow) for count in (99, 101)]
 """Twice, as a daemon that lives for five minutes deletes the journals that are folded."""
 
@@ -70,7 +70,7 @@ def test_a_killed_worker_leaves_no_bucket_wrong(tmp_path: Path, kills: int) -> N
     async def kill(living: Node) -> Load:
         async with loaded(living, seed=kills) as load:
             killed = 0
-            while killed < kills or load.lost < kills + ONLY_JUST_BEGUN:
+            while killed < kills or load.lost < kills + LOST_BESIDES:
                 await asyncio.sleep(chance.uniform(0.05, 1.5))
                 killed += living.kill_worker(chance)
                 assert killed < 10 * kills, "no call was ever lost"

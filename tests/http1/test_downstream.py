@@ -7,7 +7,7 @@ import pytest
 from llmrouter.http1.downstream import PIPELINED_MAX, ServerConnection
 from llmrouter.http1.request import Request
 from llmrouter.tasks import spawn
-from tests.http1.wire import EVENT, GET, Gate, Wire, get, post, turn
+from tests.http1.wire import EVENT, GET, Gate, Wire, get, post, reading_little, turn, whole
 from tests.support.application import HEAD, Script, echo, serving, settings
 from tests.support.certificates import Authority
 from tests.support.leaks import Failures
@@ -275,13 +275,7 @@ async def test_a_refused_body_that_exceeds_its_limit_gets_one_answer() -> None:
 async def test_one_who_pipelines_and_does_not_read_is_served_no_further() -> None:
     size = 200_000
 
-    async def serve(connection: ServerConnection, request: Request) -> None:
-        connection.respond(HEAD, b"x" * size)
-
-    async with (
-        serving(Script(serve), send_buffer_bytes=4096) as running,
-        connected(running.address, receive_buffer_bytes=4096) as client,
-    ):
+    async with reading_little(whole(size)) as (running, client):
         await client.send(GET * 50)
         await until(lambda: len(running.script.served) >= 1, "nothing was served")
         await turn()
@@ -370,6 +364,18 @@ async def test_no_body_is_held_once_its_connection_is_gone(
     await wire.lose()
     assert wire.server.buffered.bytes == 0
     no_leaks.seen.clear()
+
+
+async def test_what_waits_behind_an_answer_that_ends_its_connection_is_not_held() -> None:
+    gate = Gate(cut_at_once)
+    wire = Wire(Script(gate))
+    await wire.receive(post(b"abc") * 3)
+    assert wire.server.buffered.bytes == 9
+    gate.open.set()
+    await turn()
+    assert wire.transport.closed
+    assert wire.server.buffered.bytes == 0
+    await wire.lose()
 
 
 async def test_a_body_for_which_there_is_no_memory_is_refused_and_the_rest_served() -> None:

@@ -9,7 +9,19 @@ from llmrouter.http1 import link
 from llmrouter.http1.deadlines import NEVER
 from llmrouter.http1.downstream import ServerConnection
 from llmrouter.http1.request import Request
-from tests.http1.wire import EVENT, GET, GET_10, Gate, Wire, events, get, post, turn
+from tests.http1.wire import (
+    EVENT,
+    GET,
+    GET_10,
+    Gate,
+    Wire,
+    events,
+    get,
+    post,
+    reading_little,
+    turn,
+    whole,
+)
 from tests.support.application import HEAD, Script, echo, serving, settings
 from tests.support.raw import Ending, connected
 from tests.support.waiting import until
@@ -188,23 +200,14 @@ async def test_a_reader_that_stalls_is_dropped() -> None:
         connection.send(b"x" * 8_000_000)
         await asyncio.Event().wait()
 
-    async with (
-        serving(Script(serve), settings(idle_s=0.2), send_buffer_bytes=4096) as running,
-        connected(running.address, receive_buffer_bytes=4096) as client,
-    ):
+    async with reading_little(serve, settings(idle_s=0.2)) as (running, client):
         await client.send(GET)
         await until(lambda: len(running.script.cancelled) == 1, "the reader is waited for")
 
 
 @pytest.mark.parametrize("last", [GET, get(b"/", b"connection: close"), GET * 2])
 async def test_a_reader_that_stalls_within_a_whole_answer_is_dropped(last: bytes) -> None:
-    async def serve(connection: ServerConnection, request: Request) -> None:
-        connection.respond(HEAD, b"x" * 8_000_000)
-
-    async with (
-        serving(Script(serve), settings(idle_s=0.2), send_buffer_bytes=4096) as running,
-        connected(running.address, receive_buffer_bytes=4096) as client,
-    ):
+    async with reading_little(whole(8_000_000), settings(idle_s=0.2)) as (running, client):
         await client.send(last)
         await until(lambda: len(running.server.connections) == 1, "not accepted")
         await until(lambda: not running.server.connections, "the reader is waited for")
@@ -214,13 +217,7 @@ async def test_a_reader_that_stalls_within_a_whole_answer_is_dropped(last: bytes
 async def test_a_reader_that_is_slow_but_does_not_stall_gets_all(last: bytes) -> None:
     size = 1_000_000
 
-    async def serve(connection: ServerConnection, request: Request) -> None:
-        connection.respond(HEAD, b"x" * size)
-
-    async with (
-        serving(Script(serve), settings(idle_s=0.2), send_buffer_bytes=4096) as running,
-        connected(running.address, receive_buffer_bytes=4096) as client,
-    ):
+    async with reading_little(whole(size), settings(idle_s=0.2)) as (_, client):
         await client.send(last)
         got = 0
         for _ in range(12):
@@ -232,13 +229,7 @@ async def test_a_reader_that_is_slow_but_does_not_stall_gets_all(last: bytes) ->
 
 
 async def test_a_connection_is_idle_after_an_answer_that_was_read_slowly() -> None:
-    async def serve(connection: ServerConnection, request: Request) -> None:
-        connection.respond(HEAD, b"x" * 3_000_000)
-
-    async with (
-        serving(Script(serve), settings(idle_s=0.3), send_buffer_bytes=4096) as running,
-        connected(running.address, receive_buffer_bytes=4096) as client,
-    ):
+    async with reading_little(whole(3_000_000), settings(idle_s=0.3)) as (running, client):
         await client.send(GET)
         await until(lambda: len(running.script.served) == 1, "not served")
         assert len((await client.response()).body) == 3_000_000

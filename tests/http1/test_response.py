@@ -6,7 +6,7 @@ import pytest
 
 from llmrouter.http1.downstream import WRITE_BUFFER_BYTES, ServerConnection
 from llmrouter.http1.request import Request
-from tests.http1.wire import EVENT, GET, GET_10, Gate, Wire, events, turn
+from tests.http1.wire import EVENT, GET, GET_10, Gate, Wire, events, reading_little, turn
 from tests.support.application import HEAD, Script, serving
 from tests.support.leaks import Failures
 from tests.support.raw import Ending, connected
@@ -165,10 +165,7 @@ async def test_a_slow_reader_is_felt_and_holds_little_more_than_the_high_water_m
             await asyncio.sleep(0)
         connection.finish()
 
-    async with (
-        serving(Script(serve), send_buffer_bytes=4096) as running,
-        connected(running.address, receive_buffer_bytes=4096) as client,
-    ):
+    async with reading_little(serve) as (_, client):
         await client.send(GET)
         await until(lambda: False in heard, "the slow reader was not felt")
         response = await client.response()

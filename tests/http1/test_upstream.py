@@ -12,6 +12,7 @@ from llmrouter.http1.errors import ConnectionLost, HttpError, ResponseError, Res
 from llmrouter.http1.pool import Pool
 from llmrouter.http1.request import Request
 from llmrouter.http1.upstream import HEAD_BYTES_MAX, STALE_S, UpstreamConnection, UpstreamTimeouts
+from tests.http1.wire import reading_little
 from tests.support.application import HEAD, Script, serving
 from tests.support.raw import connected
 from tests.support.receiver import ASK, Caller, Receiver, calling, origin_at, timeouts
@@ -730,10 +731,7 @@ async def test_a_slow_client_slows_the_upstream_and_little_is_held() -> None:
     steps: Play = [stream_head(), *[chunk(piece)] * count, LAST_CHUNK]
     async with scripted(steps) as upstream, calling(origin_at(upstream.address)) as caller:
         relaying = Relaying(caller.pool)
-        async with (
-            serving(Script(relaying), send_buffer_bytes=4096) as running,
-            connected(running.address, receive_buffer_bytes=4096) as client,
-        ):
+        async with reading_little(relaying) as (_, client):
             await client.send(GET)
             await until(lambda: bool(relaying.relays and relaying.relays[0].pauses), "never paused")
             relay = relaying.relays[0]

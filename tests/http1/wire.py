@@ -1,13 +1,15 @@
 """What the tests of both halves of a downstream connection share: requests, and a fake wire."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from llmrouter.http1.downstream import ServerConnection
 from llmrouter.http1.request import Request
 from llmrouter.http1.server import Server, ServerSettings
 from llmrouter.tasks import spawn
-from tests.support.application import FULL, HEAD, Script, echo, settings
+from tests.support.application import FULL, HEAD, Script, Serving, echo, serving, settings
+from tests.support.raw import RawClient, connected
 from tests.support.transport import FakeTransport
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -33,6 +35,28 @@ async def events(connection: ServerConnection, request: Request) -> None:
     for _ in range(3):
         connection.send(EVENT)
     connection.finish()
+
+
+def whole(size: int) -> Callable[[ServerConnection, Request], Awaitable[None]]:
+    """Answers with so many bytes, in one piece."""
+
+    async def serve(connection: ServerConnection, request: Request) -> None:
+        connection.respond(HEAD, b"x" * size)
+
+    return serve
+
+
+@contextlib.asynccontextmanager
+async def reading_little(
+    serve: Callable[[ServerConnection, Request], Awaitable[None]],
+    limits: ServerSettings | None = None,
+) -> AsyncIterator[tuple[Serving, RawClient]]:
+    """A client of a server, with so little between the two that what it does not read is unsent."""
+    async with (
+        serving(Script(serve), limits, send_buffer_bytes=4096) as running,
+        connected(running.address, receive_buffer_bytes=4096) as client,
+    ):
+        yield running, client
 
 
 class Gate:
